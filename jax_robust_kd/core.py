@@ -1,0 +1,130 @@
+"""The few types that everything else is written in terms of.
+
+Shapes are written in brackets: B images, H x W pixels, C channels, K classes.
+Images are float32 in [0, 1] everywhere; models normalise inside. Losses are in
+nats, one number per example, summed over classes.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+PyTree = Any
+
+AXIS = 'batch'  # name of the device axis, used by every collective
+
+
+class UserError(Exception):
+  """A mistake in what the user gave us: one sentence, with the remedy.
+
+  The command line prints it without a traceback and exits with code 2.
+  """
+
+
+class RunError(Exception):
+  """A run that cannot go on (NaN, full disk): one sentence, exit code 1."""
+
+
+class Output(NamedTuple):
+  """What every model returns."""
+
+  logits: Array  # [B, K] float32
+  features: dict[str, Array]  # 'stem', 'stage1'.. [B, h, w, c]; 'pooled' [B, d]
+  batch_stats: PyTree  # running averages AFTER this call
+
+
+@struct.dataclass
+class Batch:
+  """A batch after augmentation; always full in training."""
+
+  image: Array  # [B, H, W, C] float32 in [0, 1]
+  target: Array  # [B, K] class probabilities (one-hot until mixed)
+
+
+class Context(NamedTuple):
+  """All that a method may look at, besides the batch."""
+
+  student: Callable[..., Output]  # (image, batch_stats=None) -> Output
+  teacher: Callable[[Array], Output]  # frozen weights, running averages
+  heads: PyTree  # extra trainable weights of the method, or {}
+  progress: Array  # scalar in [0, 1], share of the training done
+
+
+class Ascent(NamedTuple):
+  """What the attack loop returns; what is not used costs nothing."""
+
+  adv: Array  # [B, H, W, C] last iterate
+  path: Array  # [S, B, H, W, C] every iterate, start excluded, last included
+
+
+class LossOutput(NamedTuple):
+  """What a method's outer loss returns."""
+
+  loss: Array  # scalar, mean over the local batch
+  batch_stats: PyTree  # the running averages to keep
+  metrics: dict[str, Array]  # scalars for the log
+
+
+def no_attack(rng, ctx, batch, maximize):
+  """The inner problem of a method that has none: the images themselves."""
+  del rng, ctx, maximize
+  return batch.image
+
+
+def no_heads(rng, student, teacher):
+  """The extra weights of a method that has none."""
+  del rng, student, teacher
+  return {}
+
+
+class Method(NamedTuple):
+  """A distillation or training method: the whole extension point.
+
+  Attributes:
+    loss: (ctx, batch, adv) -> LossOutput, the outer minimization.
+    perturb: (rng, ctx, batch, maximize) -> pytree of images, the inner
+      maximization. `rng` holds one key per image, [B]. `maximize(rng, loss_fn,
+      image) -> Ascent` ascends `loss_fn: image -> [B]` in the threat model of
+      the config.
+    init_heads: (rng, student, teacher) -> weights, from one Output of each.
+    needs_teacher: whether `ctx.teacher` is used at all.
+  """
+
+  loss: Callable[..., LossOutput]
+  perturb: Callable[..., PyTree] = no_attack
+  init_heads: Callable[..., PyTree] = no_heads
+  needs_teacher: bool = True
+
+
+@struct.dataclass
+class TrainState:
+  """Everything that a restart needs; nothing else is saved."""
+
+  step: Array  # int32, optimizer steps done
+  params: PyTree  # {'student': ..., 'heads': ...}
+  batch_stats: PyTree  # running averages of the student
+  ema_params: PyTree  # averaged student weights, or {} when off
+  opt_state: PyTree
+  seed: Array  # uint32; every key is a fold of it, the step and the image
+
+
+def fold_in(keys: Array, data: int | Array) -> Array:
+  """Folds `data` into each key of a batch of keys [B]; returns keys [B]."""
+  return jax.vmap(lambda key: jax.random.fold_in(key, data))(keys)
+
+
+def image_keys(key: Array, index: Array) -> Array:
+  """Returns one key per image, [B].
+
+  The key belongs to the image's place in the global batch, not to the device
+  that holds it, so that the noise does not depend on the number of devices.
+
+  Args:
+    key: the key of this step.
+    index: [B] int32, place of each image in the global batch.
+  """
+  return jax.vmap(lambda i: jax.random.fold_in(key, i))(index.astype(jnp.uint32))
