@@ -127,4 +127,6 @@ def image_keys(key: Array, index: Array) -> Array:
     key: the key of this step.
     index: [B] int32, place of each image in the global batch.
   """
-  return jax.vmap(lambda i: jax.random.fold_in(key, i))(index.astype(jnp.uint32))
+  return jax.vmap(lambda i: jax.random.fold_in(key, i))(
+    index.astype(jnp.uint32)
+  )

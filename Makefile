@@ -1,0 +1,46 @@
+# Two commands do everything: `make demo` and `make test`. Both make their own
+# environment in .venv, from requirements.lock, and can be repeated.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint slow torch lock clean
+
+demo: .venv/ready
+	$(BIN)/python -m jax_robust_kd.main --config configs/quickstart.py \
+	  --workdir runs/quickstart
+
+test: .venv/ready lint
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m 'not slow and not torch'
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+slow: .venv/ready
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m slow
+
+torch: .venv/ready
+	$(BIN)/python -m pip install --quiet torch
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m torch
+
+.venv/ready: requirements.lock setup.py
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
+	  sys.exit(0 if (3, 11) <= v <= (3, 13) else \
+	  "Python 3.11, 3.12 or 3.13 is needed, this is %d.%d: make PYTHON=python3.12 ..." % v)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --no-deps -e .
+	touch $@
+
+# One lock for all supported Python versions, by markers.
+lock: .venv/ready
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --universal --python-version 3.11 --quiet \
+	  --no-header --no-annotate --no-emit-index-url --extra dev --extra tensorboard \
+	  setup.py -o requirements.lock
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,13 @@
+"""AdaAD: match the teacher where the two differ most.
+
+python -m jax_robust_kd.main --config configs/adaad.py:cifar10 --workdir runs/adaad
+"""
+
+from jax_robust_kd.config import base_config
+
+
+def get_config(dataset='cifar10'):
+  c = base_config(dataset)
+  c.method = dict(name='adaad', alpha=1.0)
+  c.teacher.config = f'configs/teacher.py:{dataset}'
+  return c

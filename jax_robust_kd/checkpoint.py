@@ -1,0 +1,142 @@
+"""Checkpoints by Orbax: whole states, verified when read.
+
+Two folders, each holding steps: `last`, to resume from, and `best`, chosen on
+validation images. Orbax writes a step under another name and renames it, so a
+killed save leaves nothing behind that looks whole; but it restores flipped
+bytes without a word. A digest of every leaf is therefore written with each
+step and checked when it is read.
+"""
+
+import hashlib
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jax_robust_kd.core import PyTree, RunError, UserError
+
+
+def open_folder(workdir: Path, name: str, keep: int) -> ocp.CheckpointManager:
+  """Opens `workdir/checkpoints/<name>` for asynchronous saving.
+
+  Args:
+    workdir: of the run.
+    name: 'last' or 'best'.
+    keep: newest steps that are kept.
+  """
+  options = ocp.CheckpointManagerOptions(
+    max_to_keep=keep, cleanup_tmp_directories=True
+  )
+  folder = (workdir / 'checkpoints' / name).absolute()
+  return ocp.CheckpointManager(folder, options=options)
+
+
+def digests(tree: PyTree) -> dict[str, str]:
+  """Returns SHA-256 of each leaf's type, shape and bytes, by its path."""
+  named, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {jax.tree_util.keystr(path): _digest(leaf) for path, leaf in named}
+
+
+def _digest(leaf) -> str:
+  array = np.asarray(leaf)
+  head = f'{array.dtype}{array.shape}'.encode()
+  return hashlib.sha256(head + array.tobytes()).hexdigest()
+
+
+def tree_sha256(tree: PyTree) -> str:
+  """Returns one SHA-256 for a whole tree of weights."""
+  lines = sorted(f'{k} {v}' for k, v in digests(tree).items())
+  return hashlib.sha256('\n'.join(lines).encode()).hexdigest()
+
+
+def save(
+  folder: ocp.CheckpointManager, step: int, state: PyTree, metrics: dict
+) -> None:
+  """Starts writing a step; returns before it is on disk.
+
+  Args:
+    folder: from `open_folder`.
+    step: optimizer steps done.
+    state: NumPy arrays that nobody will change.
+    metrics: numbers to store beside it.
+
+  Raises:
+    RunError: an earlier or this save failed (full or missing disk).
+  """
+  if step in folder.all_steps():
+    return
+  args = ocp.args.Composite(
+    state=ocp.args.StandardSave(state),
+    record=ocp.args.JsonSave({'digests': digests(state), **metrics}),
+  )
+  try:
+    folder.save(step, args=args)
+  except (OSError, ValueError) as error:
+    raise RunError(_save_failed(folder, step, error)) from error
+
+
+def wait(folder: ocp.CheckpointManager) -> None:
+  """Waits until everything started is on disk.
+
+  Raises:
+    RunError: it could not be written.
+  """
+  try:
+    folder.wait_until_finished()
+  except (OSError, ValueError) as error:
+    raise RunError(_save_failed(folder, -1, error)) from error
+
+
+def _save_failed(folder, step: int, error: Exception) -> str:
+  what = f'step {step}' if step >= 0 else 'a step'
+  last = folder.latest_step()
+  kept = f'step {last} is whole' if last is not None else 'none is whole'
+  reason = str(error).strip().splitlines()[-1]
+  return f'could not save {what} to {folder.directory} ({kept}): {reason}'
+
+
+def restore(
+  folder: ocp.CheckpointManager, template: PyTree | None
+) -> tuple[PyTree, dict] | None:
+  """Returns the newest step that verifies and its record, or None if empty.
+
+  Args:
+    folder: from `open_folder`.
+    template: tree of arrays with the expected shapes, or None to take what
+      is there as nested dicts of NumPy arrays.
+
+  Raises:
+    UserError: there are steps, but none verifies.
+  """
+  steps = sorted(folder.all_steps(), reverse=True)
+  for step in steps:
+    try:
+      return _restore_step(folder, step, template)
+    except Exception as error:  # Orbax raises many kinds on damaged files
+      reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+      print(f'checkpoint {folder.directory}/{step} is damaged: {reason[:200]}')
+  if not steps:
+    return None
+  raise UserError(
+    f'no checkpoint in {folder.directory} can be read (steps {steps}); '
+    'restore the folder from a copy or choose a new --workdir'
+  )
+
+
+def _restore_step(folder, step: int, template):
+  if template is not None:
+    template = jax.tree.map(np.asarray, template)
+  found = folder.restore(
+    step,
+    args=ocp.args.Composite(
+      state=ocp.args.StandardRestore(template),
+      record=ocp.args.JsonRestore(),
+    ),
+  )
+  state = jax.tree.map(np.asarray, found.state)
+  record = dict(found.record)
+  expected = sorted(record.pop('digests').values())
+  if sorted(digests(state).values()) != expected:
+    raise ValueError('its content does not match its digests')
+  return state, record

@@ -1,0 +1,252 @@
+"""Every setting, once, with its meaning; and the checks on what users write.
+
+Groups are named after what they feed and keys after its arguments. Config
+files only override. Nothing below `build.py` ever sees a config.
+"""
+
+import difflib
+from fractions import Fraction
+import inspect
+from pathlib import Path
+import runpy
+
+from ml_collections import ConfigDict
+
+from jax_robust_kd.core import UserError
+
+
+def base_config(dataset: str = 'digits') -> ConfigDict:
+  """Returns all settings with their defaults, locked against new ones."""
+  c = ConfigDict()
+  c.seed = 0  # of every random number of the run
+  c.precision = 'float32'  # or 'bfloat16': compute; weights stay float32
+  c.contrast = ''  # method to train beside, same student, for the final table
+  c.log_every = 20  # steps between lines of metrics.jsonl
+  c.data = _data(dataset)
+  c.student = dict(name='resnet18')  # name in MODELS, then its fields
+  c.teacher = dict(
+    checkpoint='',  # workdir of a finished run
+    config='',  # with no checkpoint: the config that trains it, first, once
+    sha256='',  # refuse any other weights than these
+  )
+  c.method = dict(name='advfunmatch')  # name in METHODS, then its arguments
+  c.attack = dict(  # the inner maximization
+    norm='linf',  # or 'l2'
+    epsilon='8/255',  # radius, pixel range 0-1; a string, kept exact
+    step_size='2/255',
+    num_steps=10,
+    init='gaussian',  # 'zero', 'uniform' in the ball, 0.001 N(0, 1)
+    bn='eval',  # student's BatchNorm when attacked: 'eval' or 'batch'
+  )
+  c.optimizer = dict(
+    name='sgd',  # or 'adamw'
+    learning_rate=0.1,
+    momentum=0.9,
+    nesterov=True,
+    weight_decay=5e-4,
+    decay_on='kernels',  # or 'all'
+    clip_norm=0.0,  # largest norm of the gradient; 0: no clipping
+    schedule='cosine',  # 'step', 'constant'
+    milestones=(0.5, 0.75),  # shares of the run, for 'step'
+    decay=0.1,  # at each milestone
+    warmup_epochs=0.0,
+    epochs=200,
+    ema_decay=0.0,  # averaged student weights; 0: none
+  )
+  c.eval = dict(
+    every_epochs=5,  # validation; chooses `best`
+    attack='pgd-10',  # while training, on validation images
+    suite=('fgsm', 'pgd-20', 'cw-20'),  # at the end, on test images
+    norm=c.attack.get_ref('norm'),
+    epsilon=c.attack.get_ref('epsilon'),
+    step_size=c.attack.get_ref('step_size'),
+    num_examples=0,  # of the test split; 0: all
+    batch_size=256,  # over all devices
+    checkpoint='best',  # or 'last'
+  )
+  c.save = dict(every_steps=500, keep=2)  # checkpoints to resume from
+  if dataset == 'digits':
+    _shrink_to_digits(c)
+  return c.lock()
+
+
+def _data(dataset: str) -> dict:
+  """The data group; what depends on the data set is set in `configs/`."""
+  return dict(
+    name=dataset,  # 'digits', a TFDS name, 'npz:FILE' or an image folder
+    data_dir='',  # of TFDS; '' is TFDS_DATA_DIR or ~/tensorflow_datasets
+    train_split='',  # TFDS splits, '' for the data set's own
+    test_split='',
+    num_train=0,  # use only the first images; 0: all
+    val_size=0,  # last training images, held out; 0: the data set's default
+    batch_size=128,  # over all devices
+    augment=dict(
+      crop_pad=4,  # pixels of zero padding before a random crop; 0: off
+      flip=True,
+      cutout=0,  # side of the square; 0: off
+      mixup_alpha=0.0,  # Beta(alpha, alpha); 0: off
+      cutmix_alpha=0.0,
+    ),
+  )
+
+
+def _shrink_to_digits(c: ConfigDict) -> None:
+  """Sets what differs for 8 x 8 images and runs of a minute."""
+  c.data.batch_size = 64
+  c.data.augment.update(crop_pad=1, flip=False)
+  c.student = dict(name='small_resnet', depth=8, width=8)
+  c.attack.update(epsilon='0.1', step_size='0.025', num_steps=7)
+  c.optimizer.update(epochs=30, warmup_epochs=1.0)
+  c.eval.every_epochs = 5
+  c.save.every_steps = 100
+
+
+def load_config(spec: str) -> ConfigDict:
+  """Reads 'path/to/config.py' or 'path/to/config.py:argument'.
+
+  A relative path is looked up from here and from the folder of the project.
+
+  Raises:
+    UserError: no such file, or it has no `get_config`.
+  """
+  path, _, argument = spec.partition(':')
+  here, project = Path(path), Path(__file__).parent.parent / path
+  found = here if here.exists() else project
+  if not found.is_file():
+    raise UserError(f'config {spec!r}: there is no file {path}')
+  get_config = runpy.run_path(str(found)).get('get_config')
+  if get_config is None:
+    raise UserError(f'config {spec!r}: {path} defines no get_config()')
+  return get_config(argument) if argument else get_config()
+
+
+def parse_radius(name: str, value: str) -> float:
+  """Reads a radius such as '8/255' or '0.5'.
+
+  Args:
+    name: the field, for the message.
+    value: the text.
+
+  Returns:
+    The number, in pixel range 0-1.
+
+  Raises:
+    UserError: not a positive number, or a decimal so close to n/255 that n/255
+      was probably meant; it is refused rather than silently changed.
+  """
+  try:
+    number = Fraction(str(value).replace(' ', ''))
+  except (ValueError, ZeroDivisionError):
+    raise UserError(
+      f"{name}={value!r} is not a number; write it like '8/255' or '0.5'"
+    ) from None
+  if number <= 0:
+    raise UserError(f'{name}={value!r} must be positive, like 8/255')
+  pixels = number * 255
+  nearest = round(pixels)
+  close = nearest and abs(pixels - nearest) < Fraction(12, 100)
+  if '/' not in str(value) and close and pixels != nearest and number < 0.2:
+    raise UserError(
+      f'{name}={value!r} is {float(pixels):.3f}/255: write {nearest}/255 if '
+      f'that is meant, or {number} if you mean exactly {value}'
+    )
+  return float(number)
+
+
+def check_radii(group: str, norm: str, epsilon: str, step_size: str) -> None:
+  """Checks a threat model before anything is compiled.
+
+  Raises:
+    UserError: unknown norm, a radius in units of 255, a step longer than the
+      radius (the two are easily swapped).
+  """
+  if norm not in ('linf', 'l2'):
+    raise UserError(f'{group}.norm={norm!r} is unknown; use linf or l2')
+  radius = parse_radius(f'{group}.epsilon', epsilon)
+  step = parse_radius(f'{group}.step_size', step_size)
+  if norm == 'linf' and radius > 1:
+    raise UserError(
+      f'{group}.epsilon={epsilon} is larger than the pixel range 0-1; write '
+      f'{epsilon}/255 for {epsilon} grey levels'
+    )
+  if step > radius:
+    raise UserError(
+      f'{group}.step_size={step_size} is larger than {group}.epsilon='
+      f'{epsilon}; are the two swapped?'
+    )
+
+
+def _one_of(name: str, value, options) -> None:
+  if value not in options:
+    choices = ', '.join(str(o) for o in options)
+    raise UserError(f'{name}={value!r} is unknown; use one of: {choices}')
+
+
+def _at_least(name: str, value, least) -> None:
+  if value < least:
+    raise UserError(f'{name}={value} must be at least {least}')
+
+
+def validate(c: ConfigDict) -> None:
+  """Checks all that can be checked without data and devices.
+
+  Raises:
+    UserError: the first mistake, naming the field, the value and the remedy.
+  """
+  check_radii('attack', c.attack.norm, c.attack.epsilon, c.attack.step_size)
+  check_radii('eval', c.eval.norm, c.eval.epsilon, c.eval.step_size)
+  _one_of('attack.init', c.attack.init, ('zero', 'uniform', 'gaussian'))
+  _one_of('attack.bn', c.attack.bn, ('eval', 'batch'))
+  _one_of('precision', c.precision, ('float32', 'bfloat16'))
+  _one_of('eval.checkpoint', c.eval.checkpoint, ('best', 'last'))
+  _one_of('optimizer.name', c.optimizer.name, ('sgd', 'adamw'))
+  _one_of(
+    'optimizer.schedule', c.optimizer.schedule, ('cosine', 'step', 'constant')
+  )
+  _one_of('optimizer.decay_on', c.optimizer.decay_on, ('kernels', 'all'))
+  for name, value in (
+    ('attack.num_steps', c.attack.num_steps),
+    ('data.batch_size', c.data.batch_size),
+    ('eval.batch_size', c.eval.batch_size),
+    ('eval.every_epochs', c.eval.every_epochs),
+    ('optimizer.epochs', c.optimizer.epochs),
+    ('save.every_steps', c.save.every_steps),
+    ('save.keep', c.save.keep),
+    ('log_every', c.log_every),
+  ):
+    _at_least(name, value, 1)
+  for name, value in (
+    ('data.num_train', c.data.num_train),
+    ('data.val_size', c.data.val_size),
+    ('eval.num_examples', c.eval.num_examples),
+    ('optimizer.learning_rate', c.optimizer.learning_rate),
+    ('optimizer.weight_decay', c.optimizer.weight_decay),
+    ('optimizer.warmup_epochs', c.optimizer.warmup_epochs),
+  ):
+    _at_least(name, value, 0)
+
+
+def check_arguments(group: str, function, given: dict) -> None:
+  """Checks a group's keys against the arguments of what it configures.
+
+  Raises:
+    UserError: an argument the function does not have.
+  """
+  known = list(inspect.signature(function).parameters)
+  for key in given:
+    if key not in known:
+      near = difflib.get_close_matches(key, known)
+      hint = f'did you mean {near[0]!r}?' if near else f'known: {known}'
+      raise UserError(f'{group}.{key} is unknown; {hint}')
+
+
+def differing_keys(a: dict, b: dict, prefix: str = '') -> list[str]:
+  """Returns the dotted names of the entries in which two configs differ."""
+  names = []
+  for key in sorted(a.keys() | b.keys()):
+    left, right = a.get(key), b.get(key)
+    if isinstance(left, dict) and isinstance(right, dict):
+      names += differing_keys(left, right, f'{prefix}{key}.')
+    elif left != right:
+      names.append(f'{prefix}{key}')
+  return names

@@ -1,0 +1,92 @@
+"""What a person sees while it runs: a bar in a terminal, lines elsewhere."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import (
+  BarColumn,
+  MofNCompleteColumn,
+  Progress,
+  TextColumn,
+  TimeRemainingColumn,
+)
+from rich.table import Table
+
+LINE_SECONDS = 10.0  # between lines when the output is not a terminal
+
+
+def say(text: str) -> None:
+  """Prints one line, at once."""
+  Console(highlight=False, soft_wrap=True).print(text, markup=False)
+  sys.stdout.flush()
+
+
+def duration(seconds: float) -> str:
+  """Formats seconds the way people say them: '45 s', '3 min', '2.5 h'."""
+  if seconds < 90:
+    return f'{seconds:.0f} s'
+  if seconds < 5400:
+    return f'{seconds / 60:.0f} min'
+  return f'{seconds / 3600:.1f} h'
+
+
+@contextmanager
+def progress(label: str, start: int, total: int) -> Iterator[Callable]:
+  """Shows progress in steps.
+
+  Args:
+    label: what runs.
+    start: steps already done.
+    total: steps of the whole run.
+
+  Yields:
+    update(done, text): reports steps done and what to print beside them.
+  """
+  if Console().is_terminal:
+    with _bar(label, start, total) as update:
+      yield update
+  else:
+    yield _lines(label, start, total)
+
+
+@contextmanager
+def _bar(label: str, start: int, total: int) -> Iterator[Callable]:
+  bar = Progress(
+    TextColumn('{task.description}'),
+    BarColumn(bar_width=24),
+    MofNCompleteColumn(),
+    TextColumn('{task.fields[text]}'),
+    TimeRemainingColumn(),
+  )
+  task = bar.add_task(label, total=total, completed=start, text='')
+  with bar:
+    yield lambda done, text: bar.update(task, completed=done, text=text)
+
+
+def _lines(label: str, start: int, total: int) -> Callable:
+  began = last = time.monotonic()
+
+  def update(done: int, text: str) -> None:
+    nonlocal last
+    now = time.monotonic()
+    if now - last < LINE_SECONDS and done < total:
+      return
+    last = now
+    left = (now - began) / max(done - start, 1) * (total - done)
+    say(f'{label}  {done}/{total}  {text}  {duration(left)} left')
+
+  return update
+
+
+def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+  """Prints a table; all columns but the first are right-aligned."""
+  shown = Table(title=title, title_justify='left')
+  for i, column in enumerate(columns):
+    shown.add_column(column, justify='right' if i else 'left', no_wrap=True)
+  for row in rows:
+    shown.add_row(*row)
+  width = None if sys.stdout.isatty() else 120
+  Console(width=width, highlight=False).print(shown)

@@ -1,0 +1,18 @@
+"""PGD adversarial training. Madry et al., ICLR 2018, arXiv 1706.06083."""
+
+import jax.numpy as jnp
+
+from jax_robust_kd.core import LossOutput, Method
+from jax_robust_kd.losses import cross_entropy
+from jax_robust_kd.methods.inner import label_loss
+
+
+def pgd_at() -> Method:
+  """Builds PGD-AT: min max CE(S(x'), y), Eq. 2.1. No teacher."""
+
+  def loss(ctx, batch, adv):
+    out = ctx.student(adv)
+    value = jnp.mean(cross_entropy(out.logits, batch.target))
+    return LossOutput(value, out.batch_stats, {})
+
+  return Method(loss, label_loss, needs_teacher=False)

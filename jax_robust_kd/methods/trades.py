@@ -1,0 +1,35 @@
+"""TRADES. Zhang et al., ICML 2019, arXiv 1901.08573."""
+
+import jax.numpy as jnp
+
+from jax_robust_kd.core import LossOutput, Method
+from jax_robust_kd.losses import cross_entropy, kl_divergence
+
+
+def trades(beta: float = 6.0) -> Method:
+  """Builds TRADES: CE(S(x), y) + beta KL(S(x) || S(x')), Eq. 5. No teacher.
+
+  As in the authors' code the gradient of the outer problem flows through both
+  sides of the divergence, and the running averages see x, then x'.
+
+  Args:
+    beta: weight of the robust term (1 / lambda of the paper).
+  """
+
+  def perturb(rng, ctx, batch, maximize):
+    clean = ctx.student(batch.image).logits
+
+    def loss_fn(image):
+      return kl_divergence(ctx.student(image).logits, clean)
+
+    return maximize(rng, loss_fn, batch.image).adv
+
+  def loss(ctx, batch, adv):
+    on_clean = ctx.student(batch.image)
+    on_adv = ctx.student(adv, batch_stats=on_clean.batch_stats)
+    clean = jnp.mean(cross_entropy(on_clean.logits, batch.target))
+    robust = jnp.mean(kl_divergence(on_adv.logits, on_clean.logits))
+    metrics = {'ce_clean': clean, 'kl_robust': robust}
+    return LossOutput(clean + beta * robust, on_adv.batch_stats, metrics)
+
+  return Method(loss, perturb, needs_teacher=False)

@@ -1,0 +1,137 @@
+"""Models by name, and the one way in which they are called."""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import difflib
+from functools import partial
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jax_robust_kd.core import Array, Output, PyTree, UserError
+from jax_robust_kd.models.mobilenet_v2 import MobileNetV2
+from jax_robust_kd.models.preact_resnet import PreActResNet
+from jax_robust_kd.models.resnet import ResNet, SmallResNet
+from jax_robust_kd.models.wide_resnet import WideResNet
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+  'resnet18': partial(ResNet, depth=18),
+  'resnet34': partial(ResNet, depth=34),
+  'resnet50': partial(ResNet, depth=50),
+  'small_resnet': SmallResNet,
+  'resnet20': partial(SmallResNet, depth=20),
+  'resnet32': partial(SmallResNet, depth=32),
+  'resnet56': partial(SmallResNet, depth=56),
+  'preact_resnet18': PreActResNet,
+  'preact_resnet18_v2': partial(
+    PreActResNet, shortcut_activated=True, final_norm=True
+  ),
+  'dm_preact_resnet18': partial(
+    PreActResNet,
+    activation='swish',
+    padding='same',
+    shortcut_kernel=3,
+    final_norm=True,
+  ),
+  'wide_resnet': WideResNet,
+  'dm_wide_resnet': partial(WideResNet, activation='swish', padding='same'),
+  'mobilenet_v2': MobileNetV2,
+}
+
+MODES = ('train', 'batch', 'eval')
+
+
+def build(
+  name: str, num_classes: int, fields: Mapping[str, Any] | None = None
+) -> nn.Module:
+  """Builds a model.
+
+  Args:
+    name: a key of MODELS.
+    num_classes: K.
+    fields: further fields of the module, such as depth, width, mean, std,
+      dtype (a dtype or its name) and bn_axis_name.
+
+  Raises:
+    UserError: for an unknown name or field, or a field of the wrong kind.
+  """
+  if name not in MODELS:
+    raise UserError(f'model {name!r} is unknown{_hint(name, MODELS)}')
+  fields = dict(fields or {})
+  module = getattr(MODELS[name], 'func', MODELS[name])
+  known = {f.name for f in dataclasses.fields(module)}
+  known -= {'num_classes', 'name', 'parent'}
+  for field in fields:
+    if field not in known:
+      raise UserError(
+        f'model {name!r} has no field {field!r}{_hint(field, known)}'
+      )
+  if 'dtype' in fields:
+    fields['dtype'] = _dtype(fields['dtype'])
+  for field in {'mean', 'std'} & fields.keys():
+    fields[field] = tuple(float(v) for v in fields[field])
+  return MODELS[name](num_classes=num_classes, **fields)
+
+
+def _hint(word: str, known) -> str:
+  """What may have been meant, or else all there is."""
+  near = difflib.get_close_matches(word, known, n=3)
+  if near:
+    return f': did you mean {" or ".join(map(repr, near))}?'
+  return f': choose one of {", ".join(sorted(known))}'
+
+
+def _dtype(value: Any) -> Any:
+  dtype = jnp.dtype(value)
+  if not jnp.issubdtype(dtype, jnp.floating):
+    raise UserError(
+      f"dtype {value!r} is not a float: choose 'float32' or 'bfloat16'"
+    )
+  return dtype
+
+
+def init(model: nn.Module, key: Array, image: Array) -> PyTree:
+  """Draws the weights: {'params': ..., 'batch_stats': ...}, all float32."""
+  return jax.jit(partial(model.init, train=False))(key, image)
+
+
+def forward(
+  model: nn.Module, variables: PyTree, image: Array, mode: str
+) -> Output:
+  """Calls a model in one of the three ways in which the field does.
+
+    mode   BatchNorm uses  running averages  used for
+    train  the batch       move              the outer loss
+    batch  the batch       stay              attacks, as DeepMind's
+    eval   the averages    stay              teachers, attacks, evaluation
+
+  Args:
+    model: from build().
+    variables: {'params': ..., 'batch_stats': ...}.
+    image: [B, H, W, C] float32 in [0, 1].
+    mode: 'train', 'batch' or 'eval'.
+
+  Returns:
+    logits, features and the running averages after the call.
+
+  Raises:
+    UserError: for an unknown mode.
+  """
+  if mode not in MODES:
+    raise UserError(f'mode {mode!r} is unknown: choose one of {MODES}')
+  if mode == 'eval':
+    logits, features = model.apply(variables, image, train=False)
+    return Output(logits, features, variables['batch_stats'])
+  (logits, features), moved = model.apply(
+    variables, image, train=True, mutable=['batch_stats']
+  )
+  stats = moved if mode == 'train' else variables
+  return Output(logits, features, stats['batch_stats'])
+
+
+def num_params(params: PyTree) -> int:
+  """Counts the weights; running averages are not among them."""
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -1,0 +1,51 @@
+"""Packaging. Ranges are loose; requirements.lock is what is tested."""
+
+from pathlib import Path
+import re
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+version = re.search(
+  r"__version__ = '(.+)'", (here / 'jax_robust_kd/__init__.py').read_text()
+)
+
+setup(
+  name='jax_robust_kd',
+  version=version[1],
+  description='Adversarially robust knowledge distillation in JAX',
+  long_description=(here / 'README.md').read_text(),
+  long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  python_requires='>=3.11,<3.14',
+  packages=find_packages(include=['jax_robust_kd', 'jax_robust_kd.*']),
+  package_data={'jax_robust_kd': ['data/*.npz', 'data/*.txt']},
+  install_requires=[
+    'jax>=0.10.2',
+    'flax>=0.12.8',
+    'optax>=0.2.8',
+    'orbax-checkpoint>=0.12.8',
+    'ml-collections>=1.1',
+    'absl-py>=2.1',
+    'numpy>=2.0',
+    'rich>=13.7',
+    'tensorflow-datasets>=4.9.10',
+    # What tensorflow-datasets needs to read without TensorFlow, and omits.
+    'array-record>=0.8',
+    'importlib-resources>=6.0',
+    'pillow>=10.0',
+  ],
+  extras_require={
+    'prepare': ['tensorflow-cpu>=2.20'],  # once per stock TFDS data set
+    'tensorboard': ['tensorboardX>=2.6'],
+    'tpu': ['jax[tpu]>=0.10.2'],
+    'cuda': ['jax[cuda13]>=0.10.2'],
+    'torch': ['torch>=2.6'],  # comparisons in tests and benchmarks
+    'dev': [
+      'pytest>=8',
+      'pytest-timeout>=2.3',
+      'ruff>=0.9',
+      'pyright[nodejs]>=1.1.400',
+    ],
+  },
+)

@@ -1,0 +1,131 @@
+"""models/conv.py against the plain convolution and its autodiff gradients."""
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_robust_kd.models import conv
+
+NHWC = ('NHWC', 'HWIO', 'NHWC')
+CASES = {
+  '3x3': (8, 3, 1, ((1, 1), (1, 1)), 4, 5, 1),
+  '3x3 stride 2': (8, 3, 2, ((1, 1), (1, 1)), 4, 5, 1),
+  '3x3 stride 2 same': (8, 3, 2, 'SAME', 4, 5, 1),
+  '3x3 stride 2 odd': (7, 3, 2, ((1, 1), (1, 1)), 4, 5, 1),
+  '1x1': (6, 1, 1, 'SAME', 4, 5, 1),
+  '1x1 stride 2': (7, 1, 2, ((0, 0), (0, 0)), 4, 5, 1),
+  '1x1 padded': (5, 1, 1, ((1, 1), (1, 1)), 3, 2, 1),
+  '4x4 stride 4': (8, 4, 4, 'VALID', 3, 4, 1),
+  '4x4 same': (8, 4, 1, 'SAME', 3, 4, 1),
+  '7x7 stride 2': (9, 7, 2, ((3, 3), (3, 3)), 3, 4, 1),
+  'pad wider than kernel': (5, 1, 1, ((2, 0), (0, 3)), 2, 3, 1),
+  'grouped': (6, 3, 2, ((1, 1), (1, 1)), 4, 6, 2),
+  'depthwise': (6, 3, 1, ((1, 1), (1, 1)), 4, 4, 4),
+  'depthwise stride 2': (7, 3, 2, ((1, 1), (1, 1)), 4, 4, 4),
+  'depthwise same': (8, 3, 2, 'SAME', 4, 4, 4),
+  'depthwise times 2': (6, 3, 1, 'SAME', 3, 6, 3),
+}
+
+
+def arrays(size, kernel, channels, features, groups):
+  keys = jax.random.split(jax.random.key(0), 3)
+  x = jax.random.normal(keys[0], (3, size, size + 1, channels))
+  shape = (kernel, kernel, channels // groups, features)
+  return x, jax.random.normal(keys[1], shape), keys[2]
+
+
+def pair(case):
+  """The two convolutions of a case as functions of (x, w)."""
+  size, kernel, stride, padding, channels, features, groups = CASES[case]
+  settings = {
+    'window_strides': (stride, stride),
+    'padding': padding,
+    'dimension_numbers': NHWC,
+    'feature_group_count': groups,
+  }
+  ours = lambda x, w: conv.conv_general(x, w, **settings)  # noqa: E731
+  plain = lambda x, w: lax.conv_general_dilated(x, w, **settings)  # noqa: E731
+  return ours, plain, arrays(size, kernel, channels, features, groups)
+
+
+def close(a, b):
+  for one, two in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    scale = float(jnp.max(jnp.abs(two)))
+    np.testing.assert_allclose(one, two, rtol=0, atol=2e-5 * scale)
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_value_and_both_gradients(case):
+  ours, plain, (x, w, key) = pair(case)
+  y = plain(x, w)
+  g = jax.random.normal(key, y.shape)
+  close(ours(x, w), y)
+  close(jax.vjp(ours, x, w)[1](g), jax.vjp(plain, x, w)[1](g))
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_gradient_of_gradient(case):
+  ours, plain, (x, w, _) = pair(case)
+
+  def second(f):
+    def inner(x, w):
+      gx, gw = jax.grad(lambda x, w: jnp.sum(f(x, w) ** 3), (0, 1))(x, w)
+      return jnp.sum(gx**2) + jnp.sum(jnp.sin(gw))
+
+    return jax.grad(inner, (0, 1))(x, w)
+
+  close(second(ours), second(plain))
+
+
+def test_it_is_our_gradient_that_was_tested():
+  ours, _, (x, w, _) = pair('3x3')
+  assert 'custom_vjp' in str(jax.make_jaxpr(ours)(x, w))
+
+
+def test_gradients_stay_canonical_inside_a_scan():
+  """No convolution of a compiled loop may have permuted dimensions."""
+  ours, _, (x, w, _) = pair('3x3 stride 2')
+
+  def loop(x, w):
+    def body(x, _):
+      return x - 0.1 * jax.grad(lambda z: jnp.sum(ours(z, w) ** 2))(x), None
+
+    return lax.scan(body, x, None, length=3)[0]
+
+  text = jax.jit(loop).lower(x, w).as_text()
+  layouts = [s for s in text.split('dim_numbers = ')[1:]]
+  assert layouts
+  assert all(
+    s.startswith('[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]') for s in layouts
+  )
+
+
+def test_other_backends_take_the_plain_convolution(monkeypatch):
+  ours, _, (x, w, _) = pair('3x3')
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  assert 'custom_vjp' not in str(jax.make_jaxpr(ours)(x, w))
+
+
+def test_kernel_dilation_takes_the_plain_convolution():
+  _, _, (x, w, _) = pair('3x3')
+  settings = {'rhs_dilation': (2, 2), 'dimension_numbers': NHWC}
+  close(
+    conv.conv_general(x, w, (1, 1), 'SAME', **settings),
+    lax.conv_general_dilated(x, w, (1, 1), 'SAME', **settings),
+  )
+
+
+@pytest.mark.parametrize(
+  'batch, size, blocks',
+  [
+    (64, 1, 1),
+    (64, 2**30, 64),
+    (64, 2**19, 4),
+    (7, 2**21, 7),
+    (1, 2**40, 1),
+  ],
+)
+def test_blocks_divide_the_batch(batch, size, blocks):
+  assert conv._num_blocks(batch, size) == blocks

@@ -1,0 +1,136 @@
+"""The design held by tests: who may import whom, and how long things are."""
+
+import ast
+from pathlib import Path
+import subprocess
+import sys
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / 'jax_robust_kd'
+FILES = sorted(PACKAGE.rglob('*.py'))
+
+# Level of each module or folder; a file imports lower levels only.
+LEVELS = {
+    'core': 0,
+    'losses': 1,
+    'methods': 2, 'attacks': 2, 'models': 2, 'data': 2,
+    'parallel': 3, 'optim': 3, 'checkpoint': 3, 'metrics': 3, 'cost': 3,
+    'config': 3, 'console': 3,
+    'train_step': 4,
+    'build': 5, 'evaluate': 5,
+    'preview': 6,
+    'train': 7, 'results': 7,
+    'job': 8,
+    'main': 9,
+}  # fmt: skip
+# Inside a folder only these may be imported by their neighbours.
+SHARED = {
+  'methods': {'inner', 'outer'},
+  'attacks': {'ascent'},
+  'models': {'conv', 'layers'},
+  'data': {'source', 'split', 'files', 'tfds_source'},
+}
+# Names from the same level that are allowed, each with its reason.
+ALLOWED = {
+  ('build', 'evaluate'): 'never',
+}
+
+
+def parts_of(path: Path) -> tuple[str, ...]:
+  return path.relative_to(PACKAGE).with_suffix('').parts
+
+
+def imports(path: Path) -> set[tuple[str, ...]]:
+  """Returns ('methods', 'inner') for each import of our own."""
+  found = set()
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.ImportFrom) and node.module:
+      names = node.module.split('.')
+      if names[0] == 'jax_robust_kd':
+        tails = [a.name for a in node.names]
+        found |= {(*names[1:], tail) for tail in tails}
+    elif isinstance(node, ast.Import):
+      for alias in node.names:
+        names = alias.name.split('.')
+        if names[0] == 'jax_robust_kd':
+          found.add(tuple(names[1:]))
+  return {f for f in found if f and not f[0].startswith('__')}
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda p: '/'.join(parts_of(p)))
+def test_imports_point_down(path):
+  own = parts_of(path)
+  if own == ('__init__',):
+    return
+  level = LEVELS[own[0]]
+  for target in imports(path):
+    if target[0] == own[0]:
+      is_index = own[-1] == '__init__' or target[0] not in SHARED
+      assert is_index or target[1] in SHARED[own[0]], (own, target)
+    else:
+      assert LEVELS[target[0]] < level, f'{own} must not import {target}'
+
+
+def test_every_module_has_a_level():
+  names = {parts_of(p)[0] for p in FILES} - {'__init__'}
+  assert names <= LEVELS.keys()
+
+
+def test_config_dicts_stay_above_the_step():
+  for path in FILES:
+    if 'ml_collections' in path.read_text():
+      assert parts_of(path)[0] in {'config', 'build', 'preview', 'train',
+                                   'results', 'job', 'main'}  # fmt: skip
+
+
+def test_pmap_lives_in_one_file():
+  using = [p for p in FILES if 'jax.pmap(' in p.read_text()]
+  assert [p.name for p in using] == ['parallel.py']
+
+
+def functions(path: Path):
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+      yield node.name, node.end_lineno - node.lineno + 1
+
+
+def test_size_budgets():
+  """STYLE: function <= 60 lines, module <= 300, median function <= 12."""
+  lengths = []
+  for path in FILES:
+    assert path.read_text().count('\n') <= 300, path
+    for name, length in functions(path):
+      assert length <= 60, f'{path}: {name} has {length} lines'
+      lengths.append(length)
+  assert sorted(lengths)[int(0.9 * len(lengths))] <= 45
+
+
+def test_methods_need_jax_flax_and_optax_alone():
+  """Library users import methods and attacks without our program's stack."""
+  code = """
+import sys
+allowed = {'jax', 'jaxlib', 'flax', 'optax', 'numpy', 'jax_robust_kd'}
+forbidden = ['orbax', 'ml_collections', 'absl', 'tensorflow', 'grain',
+             'tensorflow_datasets', 'rich', 'PIL']
+class Block:
+  def find_spec(self, name, path=None, target=None):
+    if name.split('.')[0] in blocked: raise ImportError(name)
+blocked = {'ml_collections', 'tensorflow', 'grain', 'tensorflow_datasets',
+           'PIL', 'array_record'}
+sys.meta_path.insert(0, Block())
+import jax_robust_kd.methods, jax_robust_kd.attacks
+print(sorted(jax_robust_kd.methods.METHODS))
+"""
+  done = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
+  assert 'advfunmatch' in done.stdout
+
+
+def test_every_method_file_is_listed():
+  from jax_robust_kd.methods import METHODS
+
+  files = {p.stem for p in (PACKAGE / 'methods').glob('*.py')}
+  assert files - {'__init__', 'inner', 'outer'} == METHODS.keys()
