@@ -1,6 +1,7 @@
-"""AdaAD: match the teacher where the two differ most.
+r"""AdaAD: match the teacher where the two differ most.
 
-python -m jax_robust_kd.main --config configs/adaad.py:cifar10 --workdir runs/adaad
+python -m jax_robust_kd.main --config configs/adaad.py:cifar10 \
+  --workdir runs/adaad
 """
 
 from jax_robust_kd.config import base_config

@@ -1,4 +1,4 @@
-"""AdvFunMatch: match the teacher where the two differ most, on strong views.
+r"""AdvFunMatch: match the teacher where the two differ most, on strong views.
 
 python -m jax_robust_kd.main --config configs/advfunmatch.py:cifar10 \
   --workdir runs/advfunmatch

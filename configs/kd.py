@@ -1,6 +1,7 @@
-"""Knowledge distillation: the teacher's soft labels, no attack.
+r"""Knowledge distillation: the teacher's soft labels, no attack.
 
-python -m jax_robust_kd.main --config configs/kd.py:cifar10 --workdir runs/kd
+python -m jax_robust_kd.main --config configs/kd.py:cifar10 \
+  --workdir runs/kd
 """
 
 from jax_robust_kd.config import base_config

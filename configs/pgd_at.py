@@ -1,6 +1,7 @@
-"""PGD adversarial training of the student alone, no teacher.
+r"""PGD adversarial training of the student alone, no teacher.
 
-python -m jax_robust_kd.main --config configs/pgd_at.py:cifar10 --workdir runs/pgd_at
+python -m jax_robust_kd.main --config configs/pgd_at.py:cifar10 \
+  --workdir runs/pgd_at
 """
 
 from jax_robust_kd.config import base_config

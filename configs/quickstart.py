@@ -1,4 +1,4 @@
-"""The whole story in minutes: teacher, robust student, fragile student.
+r"""The whole story in minutes: teacher, robust student, fragile student.
 
 python -m jax_robust_kd.main --config configs/quickstart.py \
   --workdir runs/quickstart

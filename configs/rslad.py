@@ -1,6 +1,7 @@
-"""RSLAD: the teacher's clean outputs as robust soft labels.
+r"""RSLAD: the teacher's clean outputs as robust soft labels.
 
-python -m jax_robust_kd.main --config configs/rslad.py:cifar10 --workdir runs/rslad
+python -m jax_robust_kd.main --config configs/rslad.py:cifar10 \
+  --workdir runs/rslad
 """
 
 from jax_robust_kd.config import base_config

@@ -1,4 +1,4 @@
-"""A robust teacher, trained by TRADES: WRN-34-10, or small on digits.
+r"""A robust teacher, trained by TRADES: WRN-34-10, or small on digits.
 
 python -m jax_robust_kd.main --config configs/teacher.py:cifar10 \
   --workdir runs/teacher

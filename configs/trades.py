@@ -1,6 +1,7 @@
-"""TRADES on the student alone, no teacher.
+r"""TRADES on the student alone, no teacher.
 
-python -m jax_robust_kd.main --config configs/trades.py:cifar10 --workdir runs/trades
+python -m jax_robust_kd.main --config configs/trades.py:cifar10 \
+  --workdir runs/trades
 """
 
 from jax_robust_kd.config import base_config

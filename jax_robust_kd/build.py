@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from jax_robust_kd import checkpoint, data, models, optim
 from jax_robust_kd import config as config_lib
 from jax_robust_kd.attacks import Budget, ascent, parse_attack
-from jax_robust_kd.config import check_arguments, parse_radius
+from jax_robust_kd.config import Config, check_arguments, parse_radius
 from jax_robust_kd.core import Method, PyTree, TrainState, UserError
 from jax_robust_kd.methods import METHODS
 from jax_robust_kd.metrics import read_json
@@ -42,7 +42,7 @@ class Network(NamedTuple):
   chosen_by: str = ''
 
 
-def load_data(c: ConfigDict) -> data.Dataset:
+def load_data(c: Config) -> data.Dataset:
   """Reads the data set of a config."""
   return data.load(
     c.data.name,
@@ -54,7 +54,7 @@ def load_data(c: ConfigDict) -> data.Dataset:
   )
 
 
-def check(c: ConfigDict, dataset: data.Dataset) -> None:
+def check(c: Config, dataset: data.Dataset) -> None:
   """Checks a config against the data and the devices, before any compile.
 
   Raises:
@@ -99,7 +99,7 @@ def check(c: ConfigDict, dataset: data.Dataset) -> None:
   make_student(c, dataset)
 
 
-def make_method(c: ConfigDict) -> Method:
+def make_method(c: Config) -> Method:
   """Builds the method of a config."""
   arguments = c.method.to_dict()
   name = arguments.pop('name')
@@ -112,7 +112,7 @@ def make_method(c: ConfigDict) -> Method:
   return METHODS[name](**arguments)
 
 
-def make_budget(c: ConfigDict) -> Budget:
+def make_budget(c: Config) -> Budget:
   """Builds the threat model that is evaluated."""
   return Budget(
     norm=c.eval.norm,
@@ -121,7 +121,7 @@ def make_budget(c: ConfigDict) -> Budget:
   )
 
 
-def make_student(c: ConfigDict, dataset: data.Dataset) -> nn.Module:
+def make_student(c: Config, dataset: data.Dataset) -> nn.Module:
   """Builds the student's module."""
   return make_model(c.student.to_dict(), dataset, c.precision)
 
@@ -136,7 +136,7 @@ def make_model(
   return models.build(name, dataset.num_classes, {**fields, 'dtype': dtype})
 
 
-def init_network(c: ConfigDict, dataset: data.Dataset) -> Network:
+def init_network(c: Config, dataset: data.Dataset) -> Network:
   """Initialises the student."""
   module = make_student(c, dataset)
   image = jnp.zeros((1, *dataset.train.image.shape[1:]))
@@ -165,7 +165,7 @@ def load_network(
     raise UserError(
       f'{workdir} is not the workdir of a run (it has no config.json)'
     )
-  c = ConfigDict(read_json(path / 'config.json'))
+  c: Config = ConfigDict(read_json(path / 'config.json'))
   found = checkpoint.restore(checkpoint.open_folder(path, which, 1), None)
   if found is None:
     raise UserError(f'{workdir} has no {which!r} checkpoint; is it finished?')
@@ -192,7 +192,7 @@ def load_network(
   )
 
 
-def check_teacher(c: ConfigDict, teacher: Network) -> None:
+def check_teacher(c: Config, teacher: Network) -> None:
   """Refuses a teacher with other weights than `teacher.sha256`, if given."""
   wanted = c.teacher.sha256
   if wanted and not teacher.sha256.startswith(wanted):
@@ -203,7 +203,7 @@ def check_teacher(c: ConfigDict, teacher: Network) -> None:
 
 
 def make_recipe(
-  c: ConfigDict,
+  c: Config,
   student: Network,
   teacher: Network | None,
   dataset: data.Dataset,
@@ -254,7 +254,7 @@ def make_recipe(
 
 
 def make_state(
-    c: ConfigDict, recipe: Recipe, student: Network, teacher: Network | None,
+    c: Config, recipe: Recipe, student: Network, teacher: Network | None,
     dataset: data.Dataset,
 ) -> TrainState:  # fmt: skip
   """Returns the state before the first step."""

@@ -9,15 +9,19 @@ from fractions import Fraction
 import inspect
 from pathlib import Path
 import runpy
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from jax_robust_kd.core import UserError
 
+# A ConfigDict. Its own annotations make a union of every key's types.
+Config = Any
 
-def base_config(dataset: str = 'digits') -> ConfigDict:
+
+def base_config(dataset: str = 'digits') -> Config:
   """Returns all settings with their defaults, locked against new ones."""
-  c = ConfigDict()
+  c: Any = ConfigDict()
   c.seed = 0  # of every random number of the run
   c.precision = 'float32'  # or 'bfloat16': compute; weights stay float32
   c.contrast = ''  # method to train beside, same student, for the final table
@@ -90,7 +94,7 @@ def _data(dataset: str) -> dict:
   )
 
 
-def _shrink_to_digits(c: ConfigDict) -> None:
+def _shrink_to_digits(c: Config) -> None:
   """Sets what differs for 8 x 8 images and runs of a minute."""
   c.data.batch_size = 64
   c.data.augment.update(crop_pad=1, flip=False)
@@ -101,7 +105,7 @@ def _shrink_to_digits(c: ConfigDict) -> None:
   c.save.every_steps = 100
 
 
-def load_config(spec: str) -> ConfigDict:
+def load_config(spec: str) -> Config:
   """Reads 'path/to/config.py' or 'path/to/config.py:argument'.
 
   A relative path is looked up from here and from the folder of the project.
@@ -187,7 +191,7 @@ def _at_least(name: str, value, least) -> None:
     raise UserError(f'{name}={value} must be at least {least}')
 
 
-def validate(c: ConfigDict) -> None:
+def validate(c: Config) -> None:
   """Checks all that can be checked without data and devices.
 
   Raises:

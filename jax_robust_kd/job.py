@@ -19,11 +19,12 @@ from jax_robust_kd import (
 from jax_robust_kd import (
   config as config_lib,
 )
+from jax_robust_kd.config import Config
 from jax_robust_kd.core import UserError
 from jax_robust_kd.metrics import read_json, write_json
 
 
-def run(c: ConfigDict, workdir: Path, mode: str) -> None:
+def run(c: Config, workdir: Path, mode: str) -> None:
   """Runs a config: everything it needs, then its evaluation.
 
   What is done is not done again: the same command goes on where it stopped.
@@ -51,29 +52,32 @@ def run(c: ConfigDict, workdir: Path, mode: str) -> None:
   show_results([(folder, label) for _, folder, label in plan])
 
 
-def make_plan(
-  c: ConfigDict, workdir: Path
-) -> list[tuple[ConfigDict, Path, str]]:
+def make_plan(c: Config, workdir: Path) -> list[tuple[Config, Path, str]]:
   """Returns (config, workdir, label) of every run, in order.
 
   The teacher comes first when it has to be trained, a contrast last.
   """
   plan = []
-  c = ConfigDict(c.to_dict())
+  c = copy(c)
   if c.teacher.config and not c.teacher.checkpoint:
     teacher = teacher_config(c)
     plan.append((teacher, workdir / 'teacher', 'teacher'))
     c.teacher.checkpoint = str(workdir / 'teacher')
   plan.append((c, workdir, c.method.name))
   if c.contrast:
-    other = ConfigDict(c.to_dict())
+    other = copy(c)
     other.method = ConfigDict({'name': c.contrast})
     other.contrast = ''
     plan.append((other, workdir / c.contrast, c.contrast))
   return plan
 
 
-def teacher_config(c: ConfigDict) -> ConfigDict:
+def copy(c: Config) -> Config:
+  """Returns a config of its own, unlocked, with all references resolved."""
+  return ConfigDict(c.to_dict())
+
+
+def teacher_config(c: Config) -> Config:
   """Returns the config that trains the teacher, on the same images."""
   teacher = config_lib.load_config(c.teacher.config)
   keys = 'name data_dir train_split test_split num_train val_size'
@@ -87,7 +91,7 @@ def teacher_config(c: ConfigDict) -> ConfigDict:
   return teacher
 
 
-def check_workdir(folder: Path, c: ConfigDict, mode: str) -> None:
+def check_workdir(folder: Path, c: Config, mode: str) -> None:
   """Refuses a workdir that holds another config or cannot be written."""
   path = folder / 'config.json'
   if path.exists():
@@ -112,13 +116,13 @@ def check_workdir(folder: Path, c: ConfigDict, mode: str) -> None:
     ) from None
 
 
-def claim_workdir(folder: Path, c: ConfigDict) -> None:
+def claim_workdir(folder: Path, c: Config) -> None:
   """Writes config.json into a new workdir."""
   if not (folder / 'config.json').exists():
     write_json(folder / 'config.json', as_json(c))
 
 
-def as_json(c: ConfigDict) -> dict:
+def as_json(c: Config) -> dict:
   """Returns a config as JSON would give it back: tuples as lists."""
 
   def plain(value):
@@ -130,7 +134,7 @@ def as_json(c: ConfigDict) -> dict:
 
 
 def evaluate_run(
-  c: ConfigDict, folder: Path, label: str, dataset: data.Dataset
+  c: Config, folder: Path, label: str, dataset: data.Dataset
 ) -> None:
   """Evaluates a trained run on test images; writes results.json."""
   network = build.load_network(str(folder), dataset, c.eval.checkpoint)
@@ -165,7 +169,7 @@ def evaluate_run(
 
 
 def results(
-  c: ConfigDict,
+  c: Config,
   network: build.Network,
   dataset: data.Dataset,
   flags: dict[str, np.ndarray],

@@ -16,7 +16,7 @@ from jax_robust_kd.core import RunError, UserError
 USAGE = """usage: python -m jax_robust_kd.main --config FILE --workdir FOLDER
 
   --config FILE[:ARGUMENT]   settings, such as configs/rslad.py:cifar10
-  --config.GROUP.KEY=VALUE   overrides one of them (all: jax_robust_kd/config.py)
+  --config.GROUP.KEY=VALUE   overrides one (they are in jax_robust_kd/config.py)
   --workdir FOLDER           for all files; the same command again goes on there
   --mode train|eval          train and evaluate, or evaluate alone"""
 

@@ -3,15 +3,15 @@
 from functools import partial
 
 import jax
-from ml_collections import ConfigDict
 
 from jax_robust_kd import build, cost, data, models
+from jax_robust_kd.config import Config
 from jax_robust_kd.core import TrainState
 from jax_robust_kd.train_step import Recipe, train_step
 
 
 def describe(
-  c: ConfigDict,
+  c: Config,
   dataset: data.Dataset,
   recipe: Recipe,
   state: TrainState,

@@ -8,7 +8,6 @@ import time
 from typing import Any, NamedTuple
 
 import jax
-from ml_collections import ConfigDict
 import numpy as np
 
 from jax_robust_kd import (
@@ -21,6 +20,7 @@ from jax_robust_kd import (
   parallel,
   preview,
 )
+from jax_robust_kd.config import Config
 from jax_robust_kd.core import RunError, TrainState
 from jax_robust_kd.train_step import train_step
 
@@ -69,9 +69,7 @@ class Training(NamedTuple):
   batch_size: int
 
 
-def train(
-  c: ConfigDict, workdir: Path, label: str, dataset: data.Dataset
-) -> None:
+def train(c: Config, workdir: Path, label: str, dataset: data.Dataset) -> None:
   """Trains, or goes on with, the run of a config in a workdir.
 
   Raises:
@@ -121,7 +119,7 @@ def train(
     best.close()
 
 
-def _make_batches(c: ConfigDict, dataset: data.Dataset) -> Callable:
+def _make_batches(c: Config, dataset: data.Dataset) -> Callable:
   return lambda start: data.train_batches(
     dataset.train,
     batch_size=c.data.batch_size,
@@ -134,7 +132,7 @@ def _make_batches(c: ConfigDict, dataset: data.Dataset) -> Callable:
 
 
 def _make_validate(
-  c: ConfigDict, forward: Callable, dataset: data.Dataset
+  c: Config, forward: Callable, dataset: data.Dataset
 ) -> Callable:
   """Builds state -> clean and robust accuracy on the validation images."""
   budget = build.make_budget(c)

@@ -1,7 +1,8 @@
 """The training step: pure, compiled once, without any config."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+import dataclasses
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -82,8 +83,8 @@ def update_average(
   average: PyTree, params: PyTree, step: Array, decay: float
 ) -> PyTree:
   """EMA with decay min(decay, (1 + n) / (10 + n)) after n steps."""
-  decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-  return jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)
+  d = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+  return jax.tree.map(lambda a, p: d * a + (1 - d) * p, average, params)
 
 
 def train_step(
@@ -159,13 +160,14 @@ def _update(
 ) -> tuple[TrainState, dict[str, Array]]:
   """Applies averaged gradients."""
   updates, opt_state = recipe.tx.update(grads, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
+  params = cast(PyTree, optax.apply_updates(state.params, updates))
   average = state.ema_params
   if recipe.ema_decay:
     average = update_average(
       average, params['student'], state.step, recipe.ema_decay
     )
-  state = state.replace(
+  state = dataclasses.replace(
+    state,
     step=state.step + 1,
     params=params,
     batch_stats=batch_stats,

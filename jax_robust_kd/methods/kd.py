@@ -7,7 +7,7 @@ from jax_robust_kd.losses import cross_entropy, kl_divergence
 
 
 def kd(alpha: float = 0.9, temperature: float = 4.0) -> Method:
-  """Builds KD: alpha t^2 KL(T(x)^(1/t) || S(x)^(1/t)) + (1 - alpha) CE(S(x), y).
+  """Builds KD: alpha t^2 KL(T_t(x) || S_t(x)) + (1 - alpha) CE(S(x), y).
 
   No attack while training. The factor t^2 keeps the gradient of the soft term
   at the scale of the hard one (section 2 of the paper).
