@@ -11,7 +11,7 @@ def get_config(dataset='cifar10'):
   c = base_config(dataset)
   c.method = dict(name='trades', beta=6.0)
   if dataset == 'digits':
-    c.student = dict(name='small_resnet', depth=8, width=32)
+    c.student = dict(name='small_resnet', depth=8, width=24)
   else:
     c.student = dict(name='wide_resnet', depth=34, width=10)
   return c

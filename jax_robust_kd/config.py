@@ -57,13 +57,14 @@ def base_config(dataset: str = 'digits') -> Config:
     epochs=200,
     ema_decay=0.0,  # averaged student weights; 0: none
   )
+  attack: Any = c.attack
   c.eval = dict(
     every_epochs=5,  # validation; chooses `best`
     attack='pgd-10',  # while training, on validation images
     suite=('fgsm', 'pgd-20', 'cw-20'),  # at the end, on test images
-    norm=c.attack.get_ref('norm'),
-    epsilon=c.attack.get_ref('epsilon'),
-    step_size=c.attack.get_ref('step_size'),
+    norm=attack.get_ref('norm'),
+    epsilon=attack.get_ref('epsilon'),
+    step_size=attack.get_ref('step_size'),
     num_examples=0,  # of the test split; 0: all
     batch_size=256,  # over all devices
     checkpoint='best',  # or 'last'
@@ -98,8 +99,8 @@ def _shrink_to_digits(c: Config) -> None:
   """Sets what differs for 8 x 8 images and runs of a minute."""
   c.data.batch_size = 64
   c.data.augment.update(crop_pad=1, flip=False)
-  c.student = dict(name='small_resnet', depth=8, width=8)
-  c.attack.update(epsilon='0.1', step_size='0.025', num_steps=7)
+  c.student = dict(name='small_resnet', depth=8, width=6)
+  c.attack.update(epsilon='2/16', step_size='1/32', num_steps=5)
   c.optimizer.update(epochs=30, warmup_epochs=1.0)
   c.eval.every_epochs = 5
   c.save.every_steps = 100

@@ -49,7 +49,7 @@ def progress(label: str, start: int, total: int) -> Iterator[Callable]:
     with _bar(label, start, total) as update:
       yield update
   else:
-    yield _lines(label, start, total)
+    yield _lines(label, total)
 
 
 @contextmanager
@@ -66,17 +66,22 @@ def _bar(label: str, start: int, total: int) -> Iterator[Callable]:
     yield lambda done, text: bar.update(task, completed=done, text=text)
 
 
-def _lines(label: str, start: int, total: int) -> Callable:
-  began = last = time.monotonic()
+def _lines(label: str, total: int) -> Callable:
+  last = time.monotonic()
+  first = None  # the first report comes after compiling: count from there
 
   def update(done: int, text: str) -> None:
-    nonlocal last
+    nonlocal first, last
     now = time.monotonic()
+    first = first or (done, now)
     if now - last < LINE_SECONDS and done < total:
       return
     last = now
-    left = (now - began) / max(done - start, 1) * (total - done)
-    say(f'{label}  {done}/{total}  {text}  {duration(left)} left')
+    left = ''
+    if done > first[0]:
+      rate = (done - first[0]) / (now - first[1])
+      left = f'  {duration((total - done) / rate)} left'
+    say(f'{label}  {done}/{total}  {text}{left}')
 
   return update
 

@@ -1,5 +1,6 @@
 """One command, the whole job: teacher, student, contrast, evaluation, table."""
 
+import json
 from pathlib import Path
 import subprocess
 
@@ -44,12 +45,19 @@ def run(c: Config, workdir: Path, mode: str) -> None:
   for each, folder, _ in plan:
     build.check(each, dataset)
     check_workdir(folder, each, mode)
+  keep_compiled(workdir / 'compiled')
   for each, folder, label in plan:
     if mode == 'train':
       claim_workdir(folder, each)
       train.train(each, folder, label, dataset)
     evaluate_run(each, folder, label, dataset)
   show_results([(folder, label) for _, folder, label in plan])
+
+
+def keep_compiled(folder: Path) -> None:
+  """Keeps compiled programs, so that a run that goes on starts at once."""
+  if not jax.config.jax_compilation_cache_dir:
+    jax.config.update('jax_compilation_cache_dir', str(folder.absolute()))
 
 
 def make_plan(c: Config, workdir: Path) -> list[tuple[Config, Path, str]]:
@@ -123,14 +131,8 @@ def claim_workdir(folder: Path, c: Config) -> None:
 
 
 def as_json(c: Config) -> dict:
-  """Returns a config as JSON would give it back: tuples as lists."""
-
-  def plain(value):
-    if isinstance(value, dict):
-      return {key: plain(v) for key, v in value.items()}
-    return [plain(v) for v in value] if isinstance(value, tuple) else value
-
-  return plain(c.to_dict())
+  """Returns a config as JSON gives it back: tuples as lists."""
+  return json.loads(json.dumps(c.to_dict()))
 
 
 def evaluate_run(

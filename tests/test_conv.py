@@ -11,6 +11,8 @@ from jax_robust_kd.models import conv
 NHWC = ('NHWC', 'HWIO', 'NHWC')
 CASES = {
   '3x3': (8, 3, 1, ((1, 1), (1, 1)), 4, 5, 1),
+  '3x3 large': (10, 3, 1, ((1, 1), (1, 1)), 4, 5, 1),
+  '3x3 large stride 2': (17, 3, 2, ((1, 1), (1, 1)), 4, 5, 1),
   '3x3 stride 2': (8, 3, 2, ((1, 1), (1, 1)), 4, 5, 1),
   '3x3 stride 2 same': (8, 3, 2, 'SAME', 4, 5, 1),
   '3x3 stride 2 odd': (7, 3, 2, ((1, 1), (1, 1)), 4, 5, 1),
