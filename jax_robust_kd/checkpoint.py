@@ -8,8 +8,10 @@ step and checked when it is read.
 """
 
 import hashlib
+import json
 from pathlib import Path
 
+from absl import logging
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -25,6 +27,8 @@ def open_folder(workdir: Path, name: str, keep: int) -> ocp.CheckpointManager:
     name: 'last' or 'best'.
     keep: newest steps that are kept.
   """
+  # Orbax raises its errors, and prints them with ten tracebacks each before.
+  logging.set_verbosity(logging.FATAL)
   options = ocp.CheckpointManagerOptions(
     max_to_keep=keep, cleanup_tmp_directories=True
   )
@@ -42,6 +46,11 @@ def _digest(leaf) -> str:
   array = np.asarray(leaf)
   head = f'{array.dtype}{array.shape}'.encode()
   return hashlib.sha256(head + array.tobytes()).hexdigest()
+
+
+def _record_sha256(record: dict) -> str:
+  text = json.dumps(record, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def tree_sha256(tree: PyTree) -> str:
@@ -64,16 +73,20 @@ def save(
   Raises:
     RunError: an earlier or this save failed (full or missing disk).
   """
-  if step in folder.all_steps():
-    return
+  record = {**metrics, 'digests': digests(state)}
+  record['sha256'] = _record_sha256(record)
   args = ocp.args.Composite(
     state=ocp.args.StandardSave(state),
-    record=ocp.args.JsonSave({'digests': digests(state), **metrics}),
+    record=ocp.args.JsonSave(record),
   )
   try:
+    # Left by a run that went on from an older step: damaged, or of the seconds
+    # before it was killed. Orbax would silently not write before the newest.
+    for newer in [s for s in folder.all_steps() if s >= step]:
+      folder.delete(newer)
     folder.save(step, args=args)
   except (OSError, ValueError) as error:
-    raise RunError(_save_failed(folder, step, error)) from error
+    raise RunError(_save_failed(folder, error)) from error
 
 
 def wait(folder: ocp.CheckpointManager) -> None:
@@ -85,15 +98,15 @@ def wait(folder: ocp.CheckpointManager) -> None:
   try:
     folder.wait_until_finished()
   except (OSError, ValueError) as error:
-    raise RunError(_save_failed(folder, -1, error)) from error
+    raise RunError(_save_failed(folder, error)) from error
 
 
-def _save_failed(folder, step: int, error: Exception) -> str:
-  what = f'step {step}' if step >= 0 else 'a step'
+def _save_failed(folder: ocp.CheckpointManager, error: Exception) -> str:
+  """The step is left out: Orbax may raise when the next one is saved."""
   last = folder.latest_step()
   kept = f'step {last} is whole' if last is not None else 'none is whole'
   reason = str(error).strip().splitlines()[-1]
-  return f'could not save {what} to {folder.directory} ({kept}): {reason}'
+  return f'could not save a checkpoint in {folder.directory} ({kept}): {reason}'
 
 
 def restore(
@@ -136,6 +149,8 @@ def _restore_step(folder, step: int, template):
   )
   state = jax.tree.map(np.asarray, found.state)
   record = dict(found.record)
+  if record.pop('sha256', None) not in (None, _record_sha256(record)):
+    raise ValueError('its record does not match its digest')
   expected = sorted(record.pop('digests').values())
   if sorted(digests(state).values()) != expected:
     raise ValueError('its content does not match its digests')

@@ -8,14 +8,29 @@ import json
 import os
 from pathlib import Path
 
-from jax_robust_kd.core import UserError
+from jax_robust_kd.core import RunError, UserError
 
 
 def write_json(path: Path, content) -> None:
-  """Writes a JSON file that is either whole or not there."""
+  """Writes a JSON file that is either whole or not there.
+
+  Raises:
+    RunError: it cannot be written (full disk).
+  """
+  _replace(path, json.dumps(content, indent=2) + '\n')
+
+
+def _replace(path: Path, text: str) -> None:
   temporary = path.with_name(path.name + '.tmp')
-  temporary.write_text(json.dumps(content, indent=2) + '\n')
-  os.replace(temporary, path)
+  try:
+    temporary.write_text(text)
+    os.replace(temporary, path)
+  except OSError as error:
+    raise RunError(_cannot_write(path, error)) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> str:
+  return f'{path} cannot be written: {error.strerror}'
 
 
 def read_json(path: Path) -> dict:
@@ -32,9 +47,16 @@ def read_json(path: Path) -> dict:
 
 
 def append(path: Path, record: dict) -> None:
-  """Appends one line."""
-  with path.open('a') as file:
-    file.write(json.dumps(record) + '\n')
+  """Appends one line.
+
+  Raises:
+    RunError: it cannot be written (full disk).
+  """
+  try:
+    with path.open('a') as file:
+      file.write(json.dumps(record) + '\n')
+  except OSError as error:
+    raise RunError(_cannot_write(path, error)) from error
 
 
 def read_lines(path: Path) -> list[dict]:
@@ -53,9 +75,7 @@ def read_lines(path: Path) -> list[dict]:
 def truncate(path: Path, step: int) -> None:
   """Forgets what was logged after `step`, before a run goes on from there."""
   kept = [r for r in read_lines(path) if r['step'] <= step]
-  temporary = path.with_name(path.name + '.tmp')
-  temporary.write_text(''.join(json.dumps(r) + '\n' for r in kept))
-  os.replace(temporary, path)
+  _replace(path, ''.join(json.dumps(r) + '\n' for r in kept))
 
 
 def tensorboard(folder: Path):

@@ -186,12 +186,17 @@ def _run(run: Training, state: TrainState) -> None:
       if done % run.log_every == 0 or checked or saved:
         line = _flush(run, done, pending)
         pending = []
+        if checked or saved:
+          _check_finite(run, done, state)
         if checked:
           line |= run.validate(state)
           best = _keep_best(run, done, state, line, best)
-        if saved:
-          _save(run, run.last, done, state, {'best': best})
+        # In this order: what a checkpoint's record tells must be on disk
+        # before it, whenever the run is killed.
         metrics.append(log, line)
+        if saved:
+          checkpoint.wait(run.best)
+          _save(run, run.last, done, state, {'best': best})
         _log_to_board(board, line)
         show(done, _text(line, best, clock(done)))
   checkpoint.wait(run.best)
@@ -202,19 +207,31 @@ def _flush(run: Training, done: int, pending: list[dict]) -> dict:
   """Averages the metrics since the last line; stops on NaN or infinity."""
   values = [{k: float(v) for k, v in p.items()} for p in pending]
   for step, value in enumerate(values, done - len(values) + 1):
-    if not math.isfinite(value['loss']):
-      checkpoint.wait(run.last)
-      last = run.last.latest_step()
-      kept = 'there is no checkpoint yet' if last is None else (
-          f'the last good checkpoint is step {last} in {run.last.directory}'
-      )  # fmt: skip
-      raise RunError(
-        f'the loss is {value["loss"]} at step {step}; {kept}. A smaller '
-        'optimizer.learning_rate or optimizer.clip_norm=1 often helps'
-      )
+    for name in ('loss', 'grad_norm'):
+      if not math.isfinite(value[name]):
+        raise _diverged(run, f'the {name} is {value[name]} at step {step}')
   line = {'step': done, 'epoch': done / run.steps_per_epoch}
   line |= {k: float(np.mean([v[k] for v in values])) for k in values[0]}
   return line | {'learning_rate': float(run.schedule(done - 1))}
+
+
+def _check_finite(run: Training, done: int, state: TrainState) -> None:
+  """Stops before a state is saved that the finite loss did not give away."""
+  leaves = jax.tree.leaves(parallel.to_host(state))
+  if not all(np.all(np.isfinite(leaf)) for leaf in leaves):
+    raise _diverged(run, f'the weights are not finite after step {done}')
+
+
+def _diverged(run: Training, what: str) -> RunError:
+  checkpoint.wait(run.last)
+  last = run.last.latest_step()
+  kept = 'there is no checkpoint yet'
+  if last is not None:
+    kept = f'the last good checkpoint is step {last} in {run.last.directory}'
+  return RunError(
+    f'{what}; {kept}. A smaller optimizer.learning_rate or '
+    'optimizer.clip_norm=1 often helps'
+  )
 
 
 def _keep_best(

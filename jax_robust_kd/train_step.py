@@ -174,4 +174,4 @@ def _update(
     ema_params=average,
     opt_state=opt_state,
   )
-  return state, {**metrics, 'grad_norm': optax.global_norm(grads)}
+  return state, {**metrics, 'grad_norm': optax.tree.norm(grads)}

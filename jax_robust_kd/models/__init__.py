@@ -5,7 +5,7 @@ import dataclasses
 import difflib
 from functools import partial
 import math
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -61,7 +61,7 @@ def build(
   if name not in MODELS:
     raise UserError(f'model {name!r} is unknown{_hint(name, MODELS)}')
   fields = dict(fields or {})
-  module = getattr(MODELS[name], 'func', MODELS[name])
+  module: Any = getattr(MODELS[name], 'func', MODELS[name])
   known = {f.name for f in dataclasses.fields(module)}
   known -= {'num_classes', 'name', 'parent'}
   for field in fields:
@@ -72,7 +72,7 @@ def build(
   if 'dtype' in fields:
     fields['dtype'] = _dtype(fields['dtype'])
   for field in {'mean', 'std'} & fields.keys():
-    fields[field] = tuple(float(v) for v in fields[field])
+    fields[field] = _floats(field, fields[field])
   return MODELS[name](num_classes=num_classes, **fields)
 
 
@@ -84,8 +84,20 @@ def _hint(word: str, known) -> str:
   return f': choose one of {", ".join(sorted(known))}'
 
 
+def _floats(field: str, value: Any) -> tuple[float, ...]:
+  try:
+    return tuple(float(v) for v in value)
+  except (TypeError, ValueError) as error:
+    raise UserError(
+      f'{field} {value!r} is not a list of numbers: give one per channel'
+    ) from error
+
+
 def _dtype(value: Any) -> Any:
-  dtype = jnp.dtype(value)
+  try:
+    dtype = jnp.dtype(value)
+  except TypeError:
+    dtype = jnp.dtype('bool')
   if not jnp.issubdtype(dtype, jnp.floating):
     raise UserError(
       f"dtype {value!r} is not a float: choose 'float32' or 'bfloat16'"
@@ -123,10 +135,10 @@ def forward(
   if mode not in MODES:
     raise UserError(f'mode {mode!r} is unknown: choose one of {MODES}')
   if mode == 'eval':
-    logits, features = model.apply(variables, image, train=False)
+    logits, features = cast(Any, model.apply(variables, image, train=False))
     return Output(logits, features, variables['batch_stats'])
-  (logits, features), moved = model.apply(
-    variables, image, train=True, mutable=['batch_stats']
+  (logits, features), moved = cast(
+    Any, model.apply(variables, image, train=True, mutable=['batch_stats'])
   )
   stats = moved if mode == 'train' else variables
   return Output(logits, features, stats['batch_stats'])

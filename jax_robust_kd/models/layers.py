@@ -119,8 +119,9 @@ def _mean(axis_name: str | None, *values: Array) -> list[Array]:
   return jax.lax.pmean(means, axis_name) if axis_name else means
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def batch_normalize(axis_name: str | None, x: Array, scale: Array, bias: Array):
+def _batch_normalize(
+  axis_name: str | None, x: Array, scale: Array, bias: Array
+) -> tuple[Array, Array, Array]:
   """Normalizes by the batch.
 
   Args:
@@ -159,11 +160,10 @@ def _batch_normalize_bwd(axis_name, kept, cotangents):
     mean_g, mean_gx = local
   slope = 2 * of_var / count - scale * inverse**3 * mean_gx
   dx = scale * inverse * (g - mean_g) + (slope * centered + of_mean / count)
-  return (
-    dx.astype(x.dtype), count * inverse * local[1], count * local[0]
-  )
+  return (dx.astype(x.dtype), count * inverse * local[1], count * local[0])
 
 
+batch_normalize = jax.custom_vjp(_batch_normalize, nondiff_argnums=(0,))
 batch_normalize.defvjp(_batch_normalize_fwd, _batch_normalize_bwd)
 
 

@@ -8,8 +8,8 @@ those of RobustBench's model zoo and of the ARD and RSLAD repositories.
 from collections.abc import Callable, Mapping
 import re
 
-import flax
 import flax.linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -141,14 +141,14 @@ def import_state(state: Mapping[str, np.ndarray], model: nn.Module) -> PyTree:
     lambda image: model.init(jax.random.key(0), image, train=False),
     jax.ShapeDtypeStruct((1, 32, 32, state[stem].shape[1]), jnp.float32),
   )
-  shapes = flax.traverse_util.flatten_dict(template)
+  shapes: dict = flatten_dict(template)
   wanted = {path: _torch_key(path, rule) for path in shapes}
   _check_keys(set(state), set(wanted.values()))
   flat = {
     path: _convert(key, state[key], shapes[path].shape)
     for path, key in wanted.items()
   }
-  return flax.traverse_util.unflatten_dict(flat)
+  return unflatten_dict(flat)
 
 
 def strip(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -202,7 +202,7 @@ def _check_normalization(state: dict, model: nn.Module) -> dict:
 
 
 def _torch_key(path: tuple[str, ...], rule: Callable[..., str]) -> str:
-  """('params', 'stage1_block2', 'conv1', 'kernel') -> 'layer1.1.conv1.weight'."""
+  """('params', 'stage1_block2', 'conv1', 'kernel'): layer1.1.conv1.weight."""
   _, *place, leaf = path
   match = re.fullmatch(r'stage(\d+)_block(\d+)', place[0])
   stage, block = (int(match[1]), int(match[2]) - 1) if match else (0, 0)
