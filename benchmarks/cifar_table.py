@@ -88,22 +88,19 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--data_dir', required=True)
   parser.add_argument('--workdir', type=Path, required=True)
+  parser.add_argument('--teacher', type=Path, help='workdir of a trained one')
   parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
   parser.add_argument('--num_train', type=int, default=10000)
   parser.add_argument('--num_test', type=int, default=2000)
   parser.add_argument('--epochs', type=int, default=8)
   parser.add_argument('--teacher_epochs', type=int, default=20)
   args = parser.parse_args()
-  teacher = args.workdir / 'teacher'
-  larger = ['--config.student.width=32']
-  rows = {}
-  rows['teacher (trades)'] = [
-    run(
-      'benchmarks/small_cifar.py:trades',
-      teacher,
-      flags(args, args.teacher_epochs, 0) + larger,
-    )
-  ]
+  teacher = args.teacher or args.workdir / 'teacher'
+  if not (teacher / 'results.json').exists():
+    larger = ['--config.student.width=32']
+    more = flags(args, args.teacher_epochs, 0) + larger
+    run('benchmarks/small_cifar.py:trades', teacher, more)
+  rows = {'teacher': [json.loads((teacher / 'results.json').read_text())]}
   for seed in args.seeds:
     for name, (config, extra) in METHODS.items():
       folder = args.workdir / f'{name.split(",")[0]}{len(extra)}-{seed}'

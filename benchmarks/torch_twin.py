@@ -150,7 +150,7 @@ def step_work(spec) -> Work:
     grads = [p.grad for p in student.parameters()]
     norm = torch.nn.utils.get_total_norm(grads)
     optimizer.step()
-    facts.setdefault('first', [float(loss), float(norm)])
+    facts.setdefault('first', [loss.item(), norm.item()])
 
   return Work({'step': run}, facts, {})
 

@@ -12,7 +12,6 @@ import json
 import os
 from pathlib import Path
 import resource
-import statistics
 import subprocess
 import sys
 import time
@@ -164,8 +163,3 @@ def _take_turns(processes: dict, found: dict, rounds: int) -> None:
       for side, process in processes.items():
         if run in found[side]['times']:
           found[side]['times'][run].append(ask(process, 'time', run))
-
-
-def summary(seconds: list[float]) -> str:
-  """Minimum and median."""
-  return f'{min(seconds):.3g} / {statistics.median(seconds):.3g}'

@@ -114,10 +114,11 @@ def make_method(c: Config) -> Method:
 
 def make_budget(c: Config) -> Budget:
   """Builds the threat model that is evaluated."""
+  norm, epsilon, step_size = config_lib.threat_model(c)
   return Budget(
-    norm=c.eval.norm,
-    epsilon=parse_radius('eval.epsilon', c.eval.epsilon),
-    step_size=parse_radius('eval.step_size', c.eval.step_size),
+    norm=norm,
+    epsilon=parse_radius('eval.epsilon', epsilon),
+    step_size=parse_radius('eval.step_size', step_size),
   )
 
 

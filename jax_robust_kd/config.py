@@ -57,14 +57,13 @@ def base_config(dataset: str = 'digits') -> Config:
     epochs=200,
     ema_decay=0.0,  # averaged student weights; 0: none
   )
-  attack: Any = c.attack
   c.eval = dict(
     every_epochs=5,  # validation; chooses `best`
     attack='pgd-10',  # while training, on validation images
     suite=('fgsm', 'pgd-20', 'cw-20'),  # at the end, on test images
-    norm=attack.get_ref('norm'),
-    epsilon=attack.get_ref('epsilon'),
-    step_size=attack.get_ref('step_size'),
+    norm='',  # threat model of the evaluation; '' is that of `attack`
+    epsilon='',
+    step_size='',
     num_examples=0,  # of the test split; 0: all
     batch_size=256,  # over all devices
     checkpoint='best',  # or 'last'
@@ -181,6 +180,13 @@ def check_radii(group: str, norm: str, epsilon: str, step_size: str) -> None:
     )
 
 
+def threat_model(c: Config) -> tuple[str, str, str]:
+  """Returns norm, epsilon and step size that are evaluated."""
+  keys = ('norm', 'epsilon', 'step_size')
+  norm, epsilon, step_size = (c.eval[k] or c.attack[k] for k in keys)
+  return norm, epsilon, step_size
+
+
 def _one_of(name: str, value, options) -> None:
   if value not in options:
     choices = ', '.join(str(o) for o in options)
@@ -199,7 +205,7 @@ def validate(c: Config) -> None:
     UserError: the first mistake, naming the field, the value and the remedy.
   """
   check_radii('attack', c.attack.norm, c.attack.epsilon, c.attack.step_size)
-  check_radii('eval', c.eval.norm, c.eval.epsilon, c.eval.step_size)
+  check_radii('eval', *threat_model(c))
   _one_of('attack.init', c.attack.init, ('zero', 'uniform', 'gaussian'))
   _one_of('attack.bn', c.attack.bn, ('eval', 'batch'))
   _one_of('precision', c.precision, ('float32', 'bfloat16'))

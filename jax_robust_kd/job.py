@@ -179,14 +179,15 @@ def results(
 ) -> dict:
   """Returns the card of a run: RobustBench's keys where they exist."""
   robust = int(flags['robust'].sum())
+  norm, epsilon, _ = config_lib.threat_model(c)
   accuracy = {k: float(v.mean()) for k, v in flags.items() if k != 'robust'}
   return {
     'name': c.method.name,
     'dataset': dataset.name,
     'architecture': network.name,
     'parameters': models.num_params(network.variables['params']),
-    'norm': c.eval.norm,
-    'eps': c.eval.epsilon,
+    'norm': norm,
+    'eps': epsilon,
     'clean_acc': 100 * accuracy.pop('clean'),
     'accuracy': {k: 100 * v for k, v in accuracy.items()},
     'robust_accuracy': 100 * robust / count,

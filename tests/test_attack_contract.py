@@ -12,8 +12,8 @@ from jax_robust_kd.evaluate import check_inside
 from jax_robust_kd.losses import margin
 
 BUDGETS = [
-    Budget('linf', 0.1, 0.03, num_steps=8),
-    Budget('l2', 1.0, 0.3, num_steps=8),
+  Budget('linf', 0.1, 0.03, num_steps=8),
+  Budget('l2', 1.0, 0.3, num_steps=8),
 ]
 
 
@@ -32,9 +32,7 @@ def victim(digits):
       return -jnp.mean(log_p[jnp.arange(64), label]), out.batch_stats
 
     grad, stats = jax.grad(loss, has_aux=True)(variables['params'])
-    params = jax.tree.map(
-        lambda p, g: p - 0.2 * g, variables['params'], grad
-    )
+    params = jax.tree.map(lambda p, g: p - 0.2 * g, variables['params'], grad)
     return {'params': params, 'batch_stats': stats}
 
   for _ in range(60):
@@ -54,7 +52,7 @@ def keys(seed, count):
 def test_attack(name, budget, victim):
   logits_fn, image, label = victim
   attack = jax.jit(
-      lambda rng, x, y: ATTACKS[name](rng, logits_fn, x, y, budget)
+    lambda rng, x, y: ATTACKS[name](rng, logits_fn, x, y, budget)
   )
   adv = attack(keys(0, 64), image, label)
   # Inside the ball and the box, deterministic for a key.

@@ -63,6 +63,11 @@ def small(channels=3, **fields):
   return model, models.init(model, jax.random.key(0), image), image
 
 
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def run(model, variables, image, mode):
+  return models.forward(model, variables, image, mode)
+
+
 def moved(before, after) -> bool:
   pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
   return any(bool(jnp.any(a != b)) for a, b in pairs)
@@ -126,14 +131,14 @@ def test_bfloat16_keeps_weights_statistics_and_logits_in_float32(name):
   (logits, features), variables = shapes(name, fields)
   assert logits.dtype == features['pooled'].dtype == jnp.float32
   assert features['stage1'].dtype == jnp.bfloat16
-  assert {a.dtype for a in jax.tree.leaves(variables)} == {jnp.float32}
+  assert {a.dtype for a in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
 
 
 def test_bfloat16_computes_about_the_same():
   model, variables, image = small()
   half = model.clone(dtype=jnp.bfloat16)
-  exact = models.forward(model, variables, image, 'train').logits
-  rough = models.forward(half, variables, image, 'train').logits
+  exact = run(model, variables, image, 'train').logits
+  rough = run(half, variables, image, 'train').logits
   assert rough.dtype == jnp.float32
   scale = float(jnp.max(jnp.abs(exact)))
   error = float(jnp.max(jnp.abs(exact - rough)))
@@ -143,7 +148,7 @@ def test_bfloat16_computes_about_the_same():
 def test_modes_move_and_use_what_the_table_says():
   model, variables, image = small()
   before = variables['batch_stats']
-  out = {m: models.forward(model, variables, image, m) for m in models.MODES}
+  out = {m: run(model, variables, image, m) for m in models.MODES}
   assert moved(before, out['train'].batch_stats)
   assert not moved(before, out['batch'].batch_stats)
   assert not moved(before, out['eval'].batch_stats)
@@ -153,8 +158,8 @@ def test_modes_move_and_use_what_the_table_says():
 
 def test_eval_does_not_look_at_the_other_images():
   model, variables, image = small()
-  alone = models.forward(model, variables, image[:1], 'eval').logits
-  among = models.forward(model, variables, image, 'eval').logits
+  alone = run(model, variables, image[:1], 'eval').logits
+  among = run(model, variables, image, 'eval').logits
   np.testing.assert_allclose(alone, among[:1], rtol=1e-5, atol=1e-6)
 
 
@@ -162,9 +167,9 @@ def test_normalization_is_inside():
   model, variables, image = small()
   mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
   inside = model.clone(mean=mean, std=std)
-  one = models.forward(inside, variables, image, 'eval').logits
+  one = run(inside, variables, image, 'eval').logits
   outside = (image - jnp.asarray(mean)) / jnp.asarray(std)
-  two = models.forward(model, variables, outside, 'eval').logits
+  two = run(model, variables, outside, 'eval').logits
   np.testing.assert_allclose(one, two, rtol=1e-6)
 
 
@@ -188,20 +193,20 @@ def test_batch_norm_is_flax_s_with_all_its_gradients():
   x = 3 + jax.random.normal(jax.random.key(0), (4, 3, 3, 5))
   ours, theirs, variables = both_norms(x)
 
-  def run(module, x, variables):
+  def loss(module, x, variables):
     y, stats = module.apply(variables, x, mutable=['batch_stats'])
     extra = jax.tree.leaves(jax.tree.map(lambda a: jnp.sum(a**3), stats))
     return jnp.sum(jnp.sin(y) * jnp.arange(5)) + sum(extra), (y, stats)
 
   def twice(module):
     def inner(x):
-      slope = jax.grad(run, 1, has_aux=True)(module, x, variables)[0]
+      slope = jax.grad(loss, 1, has_aux=True)(module, x, variables)[0]
       return jnp.sum(slope**2)
 
-    first = jax.grad(run, (1, 2), has_aux=True)
+    first = jax.grad(loss, (1, 2), has_aux=True)
     return first(module, x, variables), jax.grad(inner)(x)
 
-  one, two = jax.jit(twice, static_argnums=0)(ours), twice(theirs)
+  one, two = (jax.jit(twice, static_argnums=0)(m) for m in (ours, theirs))
   for path, a in flatten_dict(_tree(one)).items():
     b = flatten_dict(_tree(two))[path]
     np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4, err_msg=str(path))
@@ -224,8 +229,9 @@ def test_synchronised_batch_norm_is_that_of_the_whole_batch():
 
     return jax.grad(loss, has_aux=True)(x)
 
-  whole, stats = slope(ours, x)
+  whole, stats = jax.jit(slope, static_argnums=0)(ours, x)
   parts = jax.vmap(functools.partial(slope, split), axis_name='devices')
+  parts = jax.jit(parts)
   pieces, both = parts(x.reshape(2, 3, 2, 2, 3))
   np.testing.assert_allclose(pieces.reshape(x.shape), whole, atol=2e-5)
   for a, b in zip(jax.tree.leaves(both), jax.tree.leaves(stats), strict=True):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jax_robust_kd import models
+from jax_robust_kd.core import UserError
 from jax_robust_kd.models import torch_import
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'

@@ -18,7 +18,7 @@ from jax_robust_kd.train_step import update_average
 
 def mapped(step):
   return jax.jit(
-      jax.vmap(step, in_axes=(None, None, 0), out_axes=None, axis_name=AXIS)
+    jax.vmap(step, in_axes=(None, None, 0), out_axes=None, axis_name=AXIS)
   )
 
 
@@ -56,12 +56,14 @@ def test_gradients_are_averaged_over_devices(digits):
   state = setup.state.replace(opt_state=tx.init(setup.state.params))
   moved, _ = mapped(setup.step)(state, {}, two_devices(digits))
   before = jax.tree.leaves(state.params['student'])
-  change = np.concatenate([
+  change = np.concatenate(
+    [
       np.ravel(a - b)
       for a, b in zip(
-          before, jax.tree.leaves(moved.params['student']), strict=True
+        before, jax.tree.leaves(moved.params['student']), strict=True
       )
-  ])
+    ]
+  )
   # The bias of the classifier: d mean(logits) / d bias_k = 1 / K on any batch.
   assert np.isclose(change, 0.1, atol=1e-6).sum() >= 10
 
@@ -77,8 +79,8 @@ def test_attack_moves_no_running_average_and_only_named_passes_do(digits):
       batch['label'],
   )  # fmt: skip
   variables = {
-      'params': setup.state.params['student'],
-      'batch_stats': setup.state.batch_stats,
+    'params': setup.state.params['student'],
+    'batch_stats': setup.state.batch_stats,
   }
 
   class Ctx:
@@ -102,7 +104,7 @@ def test_attack_modes_see_different_statistics(digits):
   stats = variables['batch_stats']
   outputs = {mode: forward(variables, image, mode) for mode in models.MODES}
   np.testing.assert_array_equal(
-      outputs['train'].logits, outputs['batch'].logits
+    outputs['train'].logits, outputs['batch'].logits
   )
   assert np.abs(outputs['eval'].logits - outputs['batch'].logits).max() > 1e-3
   same = partial(jax.tree.map, np.testing.assert_array_equal)
@@ -123,7 +125,7 @@ def test_noise_belongs_to_the_image_not_to_the_device(digits):
   views = []
   for batch in (setup.batch, two_devices(digits)):
     view = augment(
-        jax.random.key(3), batch['index'], batch['image'], batch['label']
+      jax.random.key(3), batch['index'], batch['image'], batch['label']
     )
     views.append(np.asarray(view.image).reshape(16, 8, 8, 1))
   np.testing.assert_array_equal(*views)
@@ -142,9 +144,7 @@ def test_replicated_state_is_a_copy_and_needs_one_compile(digits):
   setup = small_step(METHODS['kd'](), digits)
   step = parallel.pmap_step(setup.step)
   teacher = parallel.replicate(setup.teacher_variables)
-  state, _ = step(
-      parallel.replicate(setup.state), teacher, two_devices(digits)
-  )
+  state, _ = step(parallel.replicate(setup.state), teacher, two_devices(digits))
   first = jax.tree.map(np.asarray, setup.state)  # would raise if deleted
   assert int(first.step) == 0 and int(state.step) == 1
   with jax.log_compiles():
@@ -158,3 +158,30 @@ def test_replicated_state_is_a_copy_and_needs_one_compile(digits):
     logging.getLogger('jax').removeHandler(handler)
   compiled = [r for r in records if 'Compiling' in r.getMessage()]
   assert not compiled, 'the second step was compiled again'
+
+
+def test_bfloat16_computes_in_half_and_keeps_weights_in_full(digits):
+  forward, variables = network(0, 4, dtype=jnp.bfloat16)
+  setup = small_step(METHODS['trades'](), digits, student=forward)
+  del variables  # the same weights as the float32 network's
+  out = forward(
+    {
+      'params': setup.state.params['student'],
+      'batch_stats': setup.state.batch_stats,
+    },
+    digits.test.image[:4] / np.float32(255),
+    'eval',
+  )
+  assert out.logits.dtype == jnp.float32
+  assert out.features['stage1'].dtype == jnp.bfloat16
+  state, metrics = mapped(setup.step)(setup.state, {}, setup.batch)
+  for leaf in jax.tree.leaves((state.params, state.batch_stats)):
+    assert leaf.dtype == jnp.float32
+  full, _ = mapped(small_step(METHODS['trades'](), digits).step)(
+    setup.state, {}, setup.batch
+  )
+  assert np.isfinite(metrics['loss'])
+  change = jax.tree.map(
+    lambda a, b: float(jnp.abs(a - b).max()), state.params, full.params
+  )
+  assert 0 < max(jax.tree.leaves(change)) < 0.1

@@ -12,8 +12,7 @@ gradient (KDIGA) takes the same fast path at any depth:
   y  = conv(x, w)         by x: conv(g, turned w)    by w: dw(x, g)
   dw = weight_grad(x, g)  by x: conv(g, turned ct)   by g: conv(x, ct)
 
-Depthwise convolutions are multiply-adds of shifted images in the same scheme.
-Reverse mode only: `jax.jvp` raises TypeError.
+Depthwise convolutions are multiply-adds of shifted images. Reverse mode only.
 """
 
 from collections.abc import Sequence
@@ -65,7 +64,7 @@ def _out(axis: _Axis) -> int:
 
 
 def _seen(axis: _Axis) -> int:
-  """How many pixels lie between the first and the last window, plus one."""
+  """Distance of the first and the last window, plus one."""
   return (_out(axis) - 1) * axis.stride + 1
 
 
@@ -236,8 +235,8 @@ def _blocked_weight_grad(spec: _Spec, x: Array, g: Array) -> Array:
   kernel = (spec.rows.kernel, spec.columns.kernel)
   batch, c, o = x.shape[0], x.shape[3], g.shape[3]
   width = math.prod(kernel) * c
-  per_image = g.shape[1] * g.shape[2] * width * x.dtype.itemsize
-  blocks = _num_blocks(batch, per_image)
+  pixels = g.shape[1] * g.shape[2]
+  blocks = _num_blocks(batch, pixels * width * x.dtype.itemsize)
 
   def cut(a):
     return a.reshape(blocks, batch // blocks, *a.shape[1:])
@@ -246,8 +245,8 @@ def _blocked_weight_grad(spec: _Spec, x: Array, g: Array) -> Array:
     patches = jnp.concatenate(_shifted(spec, xg[0]), axis=3)
     return total + _patches_dot(patches, xg[1], spec.precision), None
 
-  zero = jnp.zeros((width, o), jnp.float32)
-  total, _ = lax.scan(add, zero, (cut(_padded(spec, x)), cut(g)))
+  zeros = jnp.zeros((width, o), jnp.float32)
+  total = lax.scan(add, zeros, (cut(_padded(spec, x)), cut(g)))[0]
   return total.reshape(*kernel, c, o)
 
 
