@@ -1,8 +1,7 @@
 """Our side of the comparison: the real training step, networks and layers."""
 
+from collections.abc import Callable
 from functools import partial
-import re
-import tempfile
 import time
 from typing import Any
 
@@ -10,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.jax_profile import profile
 from benchmarks.worker import Work, serve
 from jax_robust_kd import build, cost, data, models, parallel
 from jax_robust_kd.attacks.ascent import ascent, direction, project
@@ -93,8 +93,9 @@ def step_work(spec: dict) -> Work:
   }
   frozen = parallel.replicate(teacher.variables)
   held = [parallel.replicate(state)]
+  mapped: Any = parallel.pmap_step(function)
   begin = time.perf_counter()
-  step = parallel.pmap_step(function).lower(held[0], frozen, batch).compile()
+  step = mapped.lower(held[0], frozen, batch).compile()
   facts['compile'] = time.perf_counter() - begin
 
   def run():
@@ -109,7 +110,7 @@ def _nudged(maximize):
   return lambda rng, loss_fn, image: maximize(rng, loss_fn, nudge(image))
 
 
-def _network(spec: dict):
+def _network(spec: dict) -> tuple[Any, Any, jax.Array, Callable]:
   """Returns weights, images, targets and (params, image, mode) -> loss."""
   dataset = make_dataset(spec['batch'])
   fields = {'mean': dataset.mean, 'std': dataset.std}
@@ -128,7 +129,8 @@ def _network(spec: dict):
 
 def network_work(spec: dict) -> Work:
   """A network's forward pass and its two gradients."""
-  *args, loss = _network(spec)
+  params, stats, image, loss = _network(spec)
+  args = (params, stats, image)
   by_weights = jax.grad(lambda *a: jnp.mean(loss(*a, 'train')))
   by_image = jax.grad(lambda *a: jnp.sum(loss(*a, 'eval')), argnums=2)
   functions = {
@@ -150,46 +152,6 @@ def _waiting(function, *args):
   return lambda: jax.block_until_ready(function(*args))
 
 
-def profile(compiled, run) -> dict[str, float]:
-  """Returns the share of the time in convolutions, BatchNorm and the rest.
-
-  Every kernel of the program carries the name of the layer that asked for it.
-  A fusion over two layers counts for the one that it ends in.
-  """
-  layer_of = {}
-  for line in compiled.as_text().splitlines():
-    found = re.match(r'\s*(?:ROOT )?%?([\w.\-]+) = .*op_name="([^"]*)"', line)
-    outer = re.search(r' (while|call|conditional)\(', line)
-    if found and not outer:  # those contain others, which are counted
-      layer_of[found[1]] = found[2]
-  total = {'conv': 0.0, 'norm': 0.0, 'other': 0.0}
-  for name, seconds in _kernel_times(run):
-    if name in layer_of:
-      total[_kind(layer_of[name])] += seconds
-  whole = sum(total.values()) or 1.0
-  return {k: v / whole for k, v in total.items()}
-
-
-def _kind(op_name: str) -> str:
-  layers = re.findall(r'/(\w*norm\d?|conv\d|stem|shortcut|\w+_conv)/', op_name)
-  if not layers:
-    return 'other'
-  return 'norm' if 'norm' in layers[-1] else 'conv'
-
-
-def _kernel_times(run):
-  """Yields name and duration of what XLA's threads executed."""
-  with tempfile.TemporaryDirectory() as folder:
-    with jax.profiler.trace(folder):
-      run()
-    (file,) = build.Path(folder).rglob('*.xplane.pb')
-    profiled = jax.profiler.ProfileData.from_file(str(file))
-  for plane in profiled.planes:
-    for line in plane.lines:
-      if line.name.startswith('tf_XLA'):
-        yield from ((e.name, e.duration_ns) for e in line.events)
-
-
 def loop_work(spec: dict) -> Work:
   """The same gradients inside loops and branches, and outside."""
   network = _network(spec)
@@ -206,8 +168,15 @@ def _attack_runs(params, stats, image, loss, steps: int) -> dict:
   @jax.jit
   def scanned(params, stats):
     loss_fn = partial(loss, params, stats, mode='eval')
-    limits = dict(norm='linf', num_steps=steps, init='zero', **_RADIUS)
-    return ascent(keys, loss_fn, image, **limits).adv
+    return ascent(
+      keys,
+      loss_fn,
+      image,
+      norm='linf',
+      num_steps=steps,
+      init='zero',
+      **_RADIUS,
+    ).adv
 
   @jax.jit
   def one_step(params, stats, adv):

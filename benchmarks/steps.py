@@ -119,24 +119,34 @@ def _torch_version(python: str) -> str:
   return done.stdout.strip()
 
 
+def _warn_if_busy(when: str, allowed: float) -> None:
+  load = os.getloadavg()[0]
+  if load > allowed:
+    print(
+      f'WARNING: the load average is {load:.1f} {when}: something else is '
+      'running. Do not quote these numbers; PyTorch suffers more than ours '
+      'from sharing cores, so the ratios flatter us.\n'
+    )
+
+
 def main() -> None:
   args = parse()
   facts = {**environment(), 'torch': _torch_version(args.torch)}
   print(tables.header(facts), flush=True)
-  if facts['load'] > 0.5:
-    print(
-      f'WARNING: the load average is {facts["load"]:.1f} before the start. '
-      'Something else is running; do not quote these numbers.\n'
-    )
+  _warn_if_busy('before the start', allowed=0.5)
   ours = {'ours': (sys.executable, 'benchmarks.jax_side')}
   twin = {'torch': (args.torch, 'benchmarks.torch_twin')} if args.torch else {}
   results, kind = [], ''
   for spec in entries(args):
-    sides = ours if spec['kind'] == 'loops' else {**ours, **twin}
-    results.append((spec, compare(sides, spec, args.repeats)))
     if spec['kind'] != kind:
       kind = spec['kind']
-      print(tables.title(spec))
+      print(tables.title(spec), flush=True)
+    sides = ours if kind == 'loops' else {**ours, **twin}
+    try:
+      results.append((spec, compare(sides, spec, args.repeats)))
+    except RuntimeError as error:
+      print(f'| {spec.get("model", "all")} | failed: {error} |', flush=True)
+      continue
     for row in tables.rows(*results[-1]):
       print(row, flush=True)
     if args.json:
@@ -144,6 +154,7 @@ def main() -> None:
         json.dumps({'facts': facts, 'results': results}, indent=1)
       )
   print(tables.bounds(results))
+  _warn_if_busy('at the end', allowed=cores() + 1)
 
 
 if __name__ == '__main__':

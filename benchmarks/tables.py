@@ -11,9 +11,9 @@ _TITLES = {
 Crop and flip, {attack_steps} attack steps (l_inf 8/255, BatchNorm by running \
 averages), loss, SGD. The teacher is a ResNet-18 for every student.
 
-| student | method | ours images/s | s, min / median | torch images/s \
+| student | method | rounds | ours images/s | s, min / median | torch images/s \
 | s, min / median | ours / torch | GFLOP/s | compile s | peak MB | torch |
-|---|---|---|---|---|---|---|---|---|---|---|""",
+|---|---|---|---|---|---|---|---|---|---|---|---|""",
   'loops': """
 ## Inside scan and cond, batch {batch}
 
@@ -44,8 +44,8 @@ def header(facts: dict) -> str:
   changed = ', with changes' if facts['modified'] else ''
   return (
     f'{versions}; torch {facts["torch"]}\n'
-    f'{facts["cores"]} cores of {facts["processor"] or "an unknown processor"}; '
-    f'commit {facts["commit"]}{changed}; load average {facts["load"]:.2f}\n'
+    f'{facts["cores"]} cores of {facts["processor"] or "unknown make"}; commit '
+    f'{facts["commit"]}{changed}; load average {facts["load"]:.2f}\n'
     'Speeds are of the fastest round; ours / torch above 1 means that ours '
     'is faster.\n'
   )
@@ -58,9 +58,6 @@ def title(spec: dict) -> str:
 
 def rows(spec: dict, sides: dict) -> list[str]:
   """Rows of one entry."""
-  for side, found in sides.items():
-    if 'error' in found:
-      return [f'| {spec.get("model", "")} | {side} failed: {found["error"]} |']
   function = {
     'step': _step_rows,
     'loops': _loop_rows,
@@ -87,7 +84,8 @@ def _ratio(sides: dict, run: str) -> str:
 
 
 def _step_rows(spec: dict, sides: dict) -> list[list[str]]:
-  cells = [spec['model'], spec['method']['name']]
+  rounds = len(_seconds(sides, 'ours', 'step'))
+  cells = [spec['model'], spec['method']['name'], str(rounds)]
   for side in ('ours', 'torch'):
     seconds = _seconds(sides, side, 'step')
     speed = f'{spec["batch"] / min(seconds):.2f}' if seconds else ''
@@ -162,7 +160,7 @@ def bounds(results: list) -> str:
       peak = 2 * spec['matmul'] ** 3 / seconds / 1e9
       lines.append(f'A matrix product of ours reaches {peak:.0f} GFLOP/s.')
   for spec, sides in results:
-    if spec['kind'] != 'networks' or 'error' in sides['ours']:
+    if spec['kind'] != 'networks':
       continue
     for run, shares in sides['ours']['shares'].items():
       if run.startswith('gradient') and shares:
@@ -173,10 +171,16 @@ def bounds(results: list) -> str:
 def _bound(model: str, run: str, shares: dict, sides: dict, peak: float) -> str:
   seconds = min(_seconds(sides, 'ours', run))
   rate = sides['ours']['facts']['flops'][run] / seconds / 1e9
-  reached = f', {100 * rate / peak:.0f} % of that' if peak else ''
-  most = 'convolutions' if shares['conv'] > 0.5 else 'memory traffic'
+  conv, norm = shares['conv'], shares['norm']
+  if rate > 0.5 * peak > 0:
+    most = 'arithmetic'
+  elif conv > 0.5:
+    most = 'convolutions'
+  else:
+    most = 'memory traffic outside the convolutions'
+  reached = f', {100 * rate / peak:.0f} % of that product' if peak else ''
   return (
-    f'{model}, {run}: bound by {most}: {100 * shares["conv"]:.0f} % of the '
-    f'time in convolutions, {100 * shares["norm"]:.0f} % in BatchNorm; '
-    f'{rate:.0f} GFLOP/s{reached}.'
+    f'{model}, {run}, is bound by {most}: {100 * conv:.0f} % of the time in '
+    f'convolutions, {100 * norm:.0f} % in BatchNorm; {rate:.0f} GFLOP/s'
+    f'{reached}.'
   )

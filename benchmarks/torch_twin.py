@@ -137,7 +137,7 @@ def step_work(spec) -> Work:
   optimizer = make_optimizer(student)
   image, label = images(spec['batch'])
   maximize = partial(ascend, num_steps=spec['attack_steps'], check=check)
-  facts = {'num_params': sum(p.numel() for p in student.parameters())}
+  facts: dict = {'num_params': sum(p.numel() for p in student.parameters())}
 
   def run():
     x, target = augment(image, label, check)

@@ -84,6 +84,7 @@ def start(python: str, module: str, spec: dict) -> subprocess.Popen:
     env={
       **os.environ,
       'JAX_PLATFORMS': 'cpu',
+      'JAX_NUM_CPU_DEVICES': '1',
       'JAX_ENABLE_COMPILATION_CACHE': 'false',
     },
   )
@@ -98,15 +99,18 @@ def answer(process: subprocess.Popen) -> Any:
   assert process.stdout
   line = process.stdout.readline()
   if not line:
-    raise RuntimeError(f'worker {process.args[2]} ended: {process.wait()}')
+    raise RuntimeError(f'its process ended with code {process.wait()}')
   return json.loads(line)
 
 
 def ask(process: subprocess.Popen, *command: str) -> Any:
   """Sends a command and waits for the answer."""
   assert process.stdin
-  process.stdin.write(json.dumps(command) + '\n')
-  process.stdin.flush()
+  try:
+    process.stdin.write(json.dumps(command) + '\n')
+    process.stdin.flush()
+  except BrokenPipeError:
+    pass  # it has ended, which `answer` tells
   return answer(process)
 
 
@@ -125,24 +129,22 @@ def compare(sides: dict[str, tuple[str, str]], spec: dict, rounds: int) -> dict:
     rounds: at most; fewer when a round is long.
 
   Returns:
-    {side: {'facts', 'times': {run: [seconds]}, 'shares', 'peak'}}; a side that
-    failed has {'error'} instead.
+    {side: {'facts', 'times': {run: [seconds]}, 'shares', 'peak'}}.
+
+  Raises:
+    RuntimeError: a worker ended, for want of memory perhaps.
   """
   found: dict[str, dict] = {}
-  processes = {}
+  processes: dict[str, subprocess.Popen] = {}
   try:
     for side, (python, module) in sides.items():
       # One after the other: neither warms up while the other compiles.
       processes[side] = start(python, module, spec)
-      try:
-        facts = answer(processes[side])
-        times = {run: [] for run in facts.pop('runs')}
-        found[side] = {'facts': facts, 'times': times}
-      except RuntimeError as error:
-        found[side] = {'error': str(error)}
-    alive = {s: p for s, p in processes.items() if 'error' not in found[s]}
-    _take_turns(alive, found, rounds)
-    for side, process in alive.items():
+      facts = answer(processes[side])
+      times = {run: [] for run in facts.pop('runs')}
+      found[side] = {'facts': facts, 'times': times}
+    _take_turns(processes, found, rounds)
+    for side, process in processes.items():
       found[side]['peak'] = ask(process, 'peak')
       runs = found[side]['times'] if spec['kind'] == 'networks' else ()
       found[side]['shares'] = {r: ask(process, 'share', r) for r in runs}

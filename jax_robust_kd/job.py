@@ -146,11 +146,11 @@ def evaluate_run(
   )
   budget = build.make_budget(c)
   suite = tuple(c.eval.suite)
-  identity = f'{network.sha256} {budget} {count} {dataset.name} {c.seed}'
-  said = []
+  # Kept flags are used again for the very same weights, attack and code only.
+  images = as_json(c)['data']
+  identity = f'{network.sha256} {budget} {count} {images} {c.seed} {commit()}'
 
   def show(text: str) -> None:
-    said.append(text)
     console.say(f'{label}: evaluated {text} of {count} test images')
 
   flags = evaluate.evaluate_suite(

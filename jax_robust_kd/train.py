@@ -179,7 +179,7 @@ def _run(run: Training, state: TrainState) -> None:
     ):
       state, values = run.step(state, run.teacher_variables, batch)
       pending.append(values)
-      _estimate(run, clock, done - start, values)
+      _estimate(run, clock, done, done - start, values)
       end = done == run.total_steps
       checked = end or done % run.eval_every == 0
       saved = end or done % run.save_every == 0
@@ -267,17 +267,19 @@ def _start_clock(run: Training, start: int) -> Callable[[int], float]:
   return rate
 
 
-def _estimate(run: Training, clock, steps_done: int, values: dict) -> None:
+def _estimate(
+  run: Training, clock: Callable, done: int, steps_done: int, values: dict
+) -> None:
   """Says how long the run will take, measured on its first steps."""
   if steps_done not in (1, _TIMED_STEPS):
     return
   jax.block_until_ready(values)  # the first step compiles: start after it
-  speed = clock(steps_done)
+  speed = clock(done)
   if steps_done == _TIMED_STEPS:
-    seconds = run.total_steps * run.batch_size / speed
+    seconds = (run.total_steps - done) * run.batch_size / speed
     console.say(
       f'time      {speed:.0f} images/s on the first steps: about '
-      f'{console.duration(seconds)} for the whole run, without validation'
+      f'{console.duration(seconds)} to go, without validation'
     )
 
 

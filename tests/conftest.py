@@ -42,7 +42,8 @@ def network(seed: int, width: int, num_classes: int = 10, **fields):
     'small_resnet', num_classes, dict(depth=8, width=width, **fields)
   )
   image = jnp.zeros((2, 8, 8, 1))
-  variables = module.init(jax.random.key(seed), image, train=False)
+  init = jax.jit(partial(module.init, train=False))
+  variables = init(jax.random.key(seed), image)
   return partial(models.forward, module), variables
 
 
@@ -71,8 +72,8 @@ def small_step(method, digits, batch_size: int = 16, **changes) -> Setup:
   image = digits.train.image[:2] / np.float32(255)
   heads = method.init_heads(
     jax.random.key(2),
-    student(variables, image, 'eval'),
-    teacher(teacher_variables, image, 'eval'),
+    jax.jit(partial(student, mode='eval'))(variables, image),
+    jax.jit(partial(teacher, mode='eval'))(teacher_variables, image),
   )
   state = create_state(
     seed=0, variables=variables, heads=heads, tx=tx, ema=True

@@ -1,5 +1,7 @@
 """What every entry of ATTACKS must do; a new one is tested without a test."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np

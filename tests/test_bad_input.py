@@ -69,7 +69,7 @@ CASES = {
     ),
     'step_above_epsilon': (
         ['--config.attack.step_size=0.2'],
-        ['attack.step_size=0.2', 'attack.epsilon=0.1', 'swapped'],
+        ['attack.step_size=0.2', 'attack.epsilon=2/16', 'swapped'],
     ),
     'batch_over_devices': (
         ['--config.data.batch_size=63'], ['data.batch_size=63', '2 devices'],

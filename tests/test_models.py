@@ -134,6 +134,21 @@ def test_bfloat16_keeps_weights_statistics_and_logits_in_float32(name):
   assert {a.dtype for a in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
 
 
+@pytest.mark.parametrize('name', SMALL)
+def test_bfloat16_has_float32_gradients(name):
+  fields = {**SMALL[name], 'dtype': 'bfloat16'}
+  model = models.build(name, 10, fields)
+  _, variables = shapes(name, fields)
+
+  def loss(variables, image):
+    return jnp.sum(models.forward(model, variables, image, 'train').logits)
+
+  slopes = jax.eval_shape(
+    jax.grad(loss, (0, 1)), variables, jnp.zeros((2, 32, 32, 3))
+  )
+  assert {a.dtype for a in jax.tree.leaves(slopes)} == {jnp.dtype('float32')}
+
+
 def test_bfloat16_computes_about_the_same():
   model, variables, image = small()
   half = model.clone(dtype=jnp.bfloat16)

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jax_robust_kd.core import Array
 
 _NHWC = ('NHWC', 'HWIO', 'NHWC')
-# Bytes of a block of unfolded patches: the best of 2 to 40 MB on 2 cores.
+# Bytes of a block of unfolded patches: the best of 2 to 40 MB measured.
 _BLOCK_BYTES = 8 * 2**20
 _SMALL_IMAGE = 8 * 8  # pixels
 
