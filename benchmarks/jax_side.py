@@ -97,6 +97,13 @@ def step_work(spec: dict) -> Work:
   begin = time.perf_counter()
   step = mapped.lower(held[0], frozen, batch).compile()
   facts['compile'] = time.perf_counter() - begin
+  memory = step.memory_analysis()
+  facts['buffers'] = (
+    memory.argument_size_in_bytes
+    + memory.output_size_in_bytes
+    + memory.temp_size_in_bytes
+    - memory.alias_size_in_bytes
+  ) / 1e6
 
   def run():
     held[0], metrics = jax.block_until_ready(step(held[0], frozen, batch))

@@ -142,7 +142,7 @@ def init_network(c: Config, dataset: data.Dataset) -> Network:
   module = make_student(c, dataset)
   image = jnp.zeros((1, *dataset.train.image.shape[1:]))
   key = jax.random.fold_in(jax.random.key(c.seed), 0)
-  variables = jax.jit(partial(module.init, train=False))(key, image)
+  variables = models.init(module, key, image)
   forward = partial(models.forward, module)
   return Network(c.student.name, forward, dict(variables), dataset.num_classes)
 

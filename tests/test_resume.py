@@ -98,6 +98,10 @@ POINTS = {
   ),
   'in validation': "kill(evaluate, 'check_inside', count=4)",
   'in the first best checkpoint': "kill(os, 'rename', becomes('best/3'))",
+  # The next one must wait: its record says that the best one is there.
+  'when the best checkpoint takes long': (
+    "appears('checkpoints/last/4', 'best/3')"
+  ),
   'between the best and the last checkpoint': (
     "kill(train.checkpoint, 'save', lambda f, n, *_: "
     "(f.directory.name, n) == ('last', 9))"
