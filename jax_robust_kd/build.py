@@ -167,7 +167,7 @@ def load_network(
       f'{workdir} is not the workdir of a run (it has no config.json)'
     )
   c: Config = ConfigDict(read_json(path / 'config.json'))
-  found = checkpoint.restore(checkpoint.open_folder(path, which, 1), None)
+  found = checkpoint.read(path, which)
   if found is None:
     raise UserError(f'{workdir} has no {which!r} checkpoint; is it finished?')
   state, record = found

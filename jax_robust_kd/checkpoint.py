@@ -36,6 +36,24 @@ def open_folder(workdir: Path, name: str, keep: int) -> ocp.CheckpointManager:
   return ocp.CheckpointManager(folder, options=options)
 
 
+def read(
+  workdir: Path, name: str, template: PyTree | None = None
+) -> tuple[PyTree, dict] | None:
+  """Reads the newest good step of another run, without touching its folder.
+
+  Args:
+    workdir: of that run, which may be saving at this moment.
+    name: 'last' or 'best'.
+    template: as for `restore`.
+  """
+  path = (workdir / 'checkpoints' / name).absolute()
+  if not path.is_dir():
+    return None
+  options = ocp.CheckpointManagerOptions(read_only=True)
+  with ocp.CheckpointManager(path, options=options) as folder:
+    return restore(folder, template)
+
+
 def digests(tree: PyTree) -> dict[str, str]:
   """Returns SHA-256 of each leaf's type, shape and bytes, by its path."""
   named, _ = jax.tree_util.tree_flatten_with_path(tree)

@@ -1,6 +1,7 @@
 """One command, the whole job: teacher, student, contrast, evaluation, table."""
 
 import json
+import os
 from pathlib import Path
 import subprocess
 
@@ -56,7 +57,7 @@ def run(c: Config, workdir: Path, mode: str) -> None:
 
 def keep_compiled(folder: Path) -> None:
   """Keeps compiled programs, so that a run that goes on starts at once."""
-  if not jax.config.jax_compilation_cache_dir:
+  if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     jax.config.update('jax_compilation_cache_dir', str(folder.absolute()))
 
 

@@ -1,13 +1,11 @@
 """What every entry of ATTACKS must do; a new one is tested without a test."""
 
-from functools import partial
-
+from conftest import network
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from conftest import network
 from jax_robust_kd.attacks import ATTACKS, Budget, parse_attack
 from jax_robust_kd.core import UserError, image_keys
 from jax_robust_kd.evaluate import check_inside

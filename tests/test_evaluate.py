@@ -1,11 +1,11 @@
 """Evaluation: what counts as robust, padding, resume, the ball."""
 
+from conftest import network
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from conftest import network
 from jax_robust_kd import data, evaluate
 from jax_robust_kd.attacks import Budget
 from jax_robust_kd.core import Output

@@ -1,10 +1,10 @@
 """What every entry of METHODS must do; a new entry is tested without a test."""
 
-from conftest import Setup, small_step
 from collections.abc import Callable
 import functools
 from typing import NamedTuple
 
+from conftest import Setup, small_step
 import jax
 import jax.numpy as jnp
 import numpy as np

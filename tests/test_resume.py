@@ -89,6 +89,10 @@ POINTS = {
   'after the line, before its checkpoint': (
     "kill(metrics, 'append', logs(4), after=True)"
   ),
+  # A checkpoint that is whole before its line would lose the line.
+  'when logging takes long': (
+    "kill(metrics, 'append', lambda *a: logs(4)(*a) and not time.sleep(2))"
+  ),
   'in the arrays of a checkpoint': (
     "appears('checkpoints/last/4.*/state.*/*/d/*', '/state')"
   ),

@@ -3,13 +3,13 @@
 from functools import partial
 from types import SimpleNamespace
 
+from conftest import network, small_step
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from conftest import network, small_step
 from jax_robust_kd import data, models, parallel
 from jax_robust_kd.core import AXIS, LossOutput, Method, image_keys
 from jax_robust_kd.methods import METHODS
