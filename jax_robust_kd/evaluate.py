@@ -18,7 +18,7 @@ import numpy as np
 
 from jax_robust_kd import data, parallel
 from jax_robust_kd.attacks import Budget, parse_attack
-from jax_robust_kd.core import PyTree, image_keys
+from jax_robust_kd.core import PyTree, RunError, image_keys
 from jax_robust_kd.losses import margin
 
 _ROUNDING = 1e-6  # float32 rounding allowed outside of the ball
@@ -184,8 +184,11 @@ def _save_flags(
   if path is None:
     return
   temporary = path.with_name('unfinished.' + path.name)
-  np.savez(temporary, identity=np.array(identity), **flags)  # type: ignore[arg-type]
-  temporary.replace(path)
+  try:
+    np.savez(temporary, identity=np.array(identity), **flags)  # type: ignore[arg-type]
+    temporary.replace(path)
+  except OSError as error:
+    raise RunError(f'{path} cannot be written: {error.strerror}') from error
 
 
 def interval(correct: int, total: int) -> tuple[float, float]:
