@@ -15,7 +15,7 @@ test: .venv/ready lint
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 slow: .venv/ready
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m slow
