@@ -93,5 +93,6 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     shown.add_column(column, justify='right' if i else 'left', no_wrap=True)
   for row in rows:
     shown.add_row(*row)
+  # A file has no width: rich would assume 80 columns and cut words.
   width = None if sys.stdout.isatty() else 120
   Console(width=width, highlight=False).print(shown)

@@ -230,7 +230,7 @@ def show_results(runs: list[tuple[Path, str]]) -> None:
   first = cards[0][0]
   attacks = list(dict.fromkeys(a for c, _, _ in cards for a in c['accuracy']))
   rows = []
-  for card, folder, label in cards:
+  for card, _, label in cards:
     under = [card['accuracy'].get(a) for a in attacks]
     rows.append(
       [
@@ -239,12 +239,13 @@ def show_results(runs: list[tuple[Path, str]]) -> None:
         f'{card["clean_acc"]:.1f}',
         *('' if x is None else f'{x:.1f}' for x in under),
         f'{card["robust_accuracy"]:.1f}',
-        f'{folder}/',
       ]
     )
   console.table(
     f'{first["dataset"]}, {first["num_examples"]} test images, '
     f'{first["norm"]} {first["eps"]}, accuracy in %',
-    ['', 'parameters', 'clean', *attacks, 'worst case', 'files'],
+    ['', 'parameters', 'clean', *attacks, 'worst case'],
     rows,
   )
+  for _, folder, label in cards:
+    console.say(f'files of {label}: {folder}/')
