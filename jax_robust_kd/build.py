@@ -177,7 +177,7 @@ def load_network(
       f'data set {dataset.name!r} has {dataset.num_classes}'
     )
   module = make_model(
-    {**c.student.to_dict(), **record['normalization']}, dataset, c.precision
+    {**record['normalization'], **c.student.to_dict()}, dataset, c.precision
   )
   params = state['ema_params'] or state['params']['student']
   variables = {'params': params, 'batch_stats': state['batch_stats'] or {}}

@@ -13,7 +13,6 @@ import zipfile
 import zlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jax_robust_kd import data, parallel
@@ -61,7 +60,7 @@ def make_attack(
 
   def on_device(variables, batch):
     with jax.default_matmul_precision('highest'):
-      image = batch['image'].astype(jnp.float32) / 255
+      image = data.to_float(batch['image'])
       logits_fn = lambda x: forward(variables, x, 'eval').logits  # noqa: E731
       adv = image
       if attack is not None:

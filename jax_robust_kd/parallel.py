@@ -55,8 +55,3 @@ def replicate(tree: PyTree) -> PyTree:
 def to_host(tree: PyTree) -> PyTree:
   """Returns the tree as NumPy arrays, from the first local device."""
   return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), tree)
-
-
-def is_first_process() -> bool:
-  """Whether this process is the one that writes text."""
-  return jax.process_index() == 0

@@ -10,7 +10,8 @@ import numpy as np
 import optax
 import pytest
 
-from jax_robust_kd import data, models, parallel
+from jax_robust_kd import build, checkpoint, data, job, models, parallel
+from jax_robust_kd.config import load_config
 from jax_robust_kd.core import AXIS, LossOutput, Method, image_keys
 from jax_robust_kd.methods import METHODS
 from jax_robust_kd.methods.inner import label_loss
@@ -189,3 +190,36 @@ def test_bfloat16_computes_in_half_and_keeps_weights_in_full(digits):
     lambda a, b: float(jnp.abs(a - b).max()), state.params, full.params
   )
   assert 0 < max(jax.tree.leaves(change)) < 0.1
+
+
+def test_a_loaded_network_keeps_the_normalization_it_was_trained_with(
+  digits, tmp_path
+):
+  """The config's own mean and std win over the data set's, then as now."""
+  c = load_config('configs/pgd_at.py:digits')
+  c.student = {**c.student.to_dict(), 'mean': (0.5,), 'std': (0.1,)}
+  job.claim_workdir(tmp_path, c)
+  trained = build.init_network(c, digits)
+  state = {
+    'params': {'student': trained.variables['params']},
+    'batch_stats': trained.variables['batch_stats'],
+    'ema_params': {},
+    'step': np.zeros((), np.int32),
+  }
+  folder = checkpoint.open_folder(tmp_path, 'best', 1)
+  normalization = {'mean': digits.mean, 'std': digits.std}
+  record = {
+    'num_classes': 10,
+    'normalization': normalization,
+    'chosen_by': 'nothing',
+  }
+  checkpoint.save(folder, 1, jax.tree.map(np.asarray, state), record)
+  checkpoint.wait(folder)
+  folder.close()
+  loaded = build.load_network(str(tmp_path), digits)
+  image = digits.test.image[:2] / np.float32(255)
+  logits = [
+    jax.jit(partial(n.forward, mode='eval'))(n.variables, image).logits
+    for n in (trained, loaded)
+  ]
+  np.testing.assert_array_equal(*logits)

@@ -53,7 +53,7 @@ class DatasetInfo(NamedTuple):
   test_split: str = 'test'
 
 
-# 1,024 validation images as Gowal et al. 2020 (arXiv:2010.03593, section 3).
+# 1,024 validation images as Gowal et al. 2020 (arXiv:2010.03593).
 DATASETS: dict[str, DatasetInfo] = {
   'digits': DatasetInfo((0.3054,), (0.3758,), 197, '', ''),
   'cifar10': DatasetInfo(

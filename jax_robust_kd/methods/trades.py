@@ -7,7 +7,7 @@ from jax_robust_kd.losses import cross_entropy, kl_divergence
 
 
 def trades(beta: float = 6.0) -> Method:
-  """Builds TRADES: CE(S(x), y) + beta KL(S(x) || S(x')), Eq. 5. No teacher.
+  """Builds TRADES: CE(S(x), y) + beta KL(S(x) || S(x')). No teacher.
 
   As in the authors' code the gradient of the outer problem flows through both
   sides of the divergence, and the running averages see x, then x'.
