@@ -27,12 +27,15 @@ class Budget(NamedTuple):
   """How far and how long an attack may go.
 
   Attributes:
-    norm: 'linf' or 'l2'.
+    norm: 'linf' or 'l2'; AutoAttack's attacks also take 'l1'.
     epsilon: radius in pixel range 0-1.
-    step_size: length of a step, same unit.
+    step_size: length of a step, same unit; AutoAttack's choose their own.
     num_steps: steps of each restart.
     num_restarts: independent starts.
-    init: 'zero', 'uniform' or 'gaussian'.
+    init: 'zero', 'uniform' or 'gaussian'; AutoAttack's have their own.
+    num_targets: classes that a targeted attack tries, the likeliest first.
+    num_eot: draws whose gradients are averaged, for networks with randomness
+      (expectation over transformation); 1 for all others.
   """
 
   norm: str
@@ -41,6 +44,8 @@ class Budget(NamedTuple):
   num_steps: int = 20
   num_restarts: int = 1
   init: str = 'uniform'
+  num_targets: int = 9
+  num_eot: int = 1
 
 
 def fgsm(
