@@ -29,7 +29,10 @@ from jax_robust_kd.core import Array
 _NHWC = ('NHWC', 'HWIO', 'NHWC')
 # Bytes of a block of unfolded patches: the best of 2 to 40 MB measured.
 _BLOCK_BYTES = 8 * 2**20
-_SMALL_IMAGE = 8 * 8  # pixels
+# Results of few pixels are sums of products, one per tap: XLA:CPU turns the
+# kernel of a convolution in memory first, and that takes longer than it does.
+_FEW_PIXELS = 4 * 4
+_FEW_TAPS = 3 * 3
 
 
 class _Axis(NamedTuple):
@@ -140,10 +143,11 @@ def _conv_value(spec: _Spec, x: Array, w: Array) -> Array:
   if spec.depthwise:
     return _depthwise(spec, x, w)
   if _is_matmul(spec):
-    return lax.dot_general(
-      x, w[0, 0], (((3,), (0,)), ((), ())), precision=spec.precision
-    )
+    return _tap_dots(spec, x, w)
   axes = (spec.rows, spec.columns)
+  pixels, taps = (math.prod(map(f, axes)) for f in (_out, lambda a: a.kernel))
+  if pixels <= _FEW_PIXELS and taps <= _FEW_TAPS:
+    return _tap_dots(spec, x, w)
   return lax.conv_general_dilated(
     x,
     w,
@@ -161,8 +165,6 @@ def _weight_grad_value(spec: _Spec, x: Array, g: Array) -> Array:
     dw = _depthwise_weight_grad(spec, x, g)
   elif _is_matmul(spec):
     dw = _patches_dot(x, g, spec.precision)[None, None]
-  elif _out(spec.rows) * _out(spec.columns) <= _SMALL_IMAGE:
-    dw = _exchanged_weight_grad(spec, x, g)
   else:
     dw = _blocked_weight_grad(spec, x, g)
   return dw.astype(x.dtype)
@@ -215,6 +217,14 @@ def _shifted(spec: _Spec, padded: Array) -> list[Array]:
   ]
 
 
+def _tap_dots(spec: _Spec, x: Array, w: Array) -> Array:
+  """Sums, over the taps, what a tap sees times its [C, O] weights."""
+  views = _shifted(spec, _padded(spec, x))
+  taps = w.reshape(-1, *w.shape[2:])
+  dot = functools.partial(jnp.matmul, precision=spec.precision)
+  return functools.reduce(jnp.add, map(dot, views, taps))
+
+
 def _patches_dot(patches: Array, g: Array, precision) -> Array:
   """Sums patches[..., c] g[..., o] over all but the last axes, [c, o].
 
@@ -254,26 +264,6 @@ def _num_blocks(batch: int, bytes_per_image: int) -> int:
   """The least divisor of the batch whose blocks fit in the cache."""
   wanted = min(batch, math.ceil(batch * bytes_per_image / _BLOCK_BYTES))
   return next(n for n in range(wanted, batch + 1) if batch % n == 0)
-
-
-def _exchanged_weight_grad(spec: _Spec, x: Array, g: Array) -> Array:
-  """The convolution of x [C, H, W, B] with the kernel g [h, w, B, O].
-
-  For small images as fast as blocks, and quicker to compile. The window is the
-  whole image, though, and from 16x16 on this takes 1.5 to 3 times as long.
-  """
-  axes = (spec.rows, spec.columns)
-  out = lax.conv_general_dilated(
-    x.transpose(3, 1, 2, 0),
-    g.transpose(1, 2, 0, 3),
-    (1, 1),
-    [(a.low, _seen(a) + a.kernel - 1 - _spread(a) - a.low) for a in axes],
-    lhs_dilation=[a.dilation for a in axes],
-    rhs_dilation=[a.stride for a in axes],
-    dimension_numbers=_NHWC,
-    precision=spec.precision,
-  )
-  return out.transpose(1, 2, 0, 3)
 
 
 def _depthwise(spec: _Spec, x: Array, w: Array) -> Array:
