@@ -2,7 +2,7 @@
 
 The steering process starts one worker for our program and one for PyTorch,
 and then has them work in turns, so that both see the same machine. This module
-needs the standard library alone: PyTorch lives in another environment, and the
+does without JAX and PyTorch: PyTorch lives in another environment, and the
 steering process must stay small, since a child's peak memory as the kernel
 counts it is never below its parent's.
 """
@@ -16,6 +16,8 @@ import subprocess
 import sys
 import time
 from typing import Any, NamedTuple
+
+from jax_robust_kd.memory import keep_freed_memory
 
 ROOT = Path(__file__).parent.parent
 # No further round begins once an entry has used so many seconds of rounds.
@@ -50,6 +52,7 @@ def serve(setup: Callable[[dict], Work]) -> None:
   Every run is done once before the first answer, to warm up. A command is a
   JSON list: ['time', run], ['share', run] or ['peak'].
   """
+  keep_freed_memory()  # on both sides, as our program does
   work = setup(json.loads(sys.argv[1]))
   for run in work.runs.values():
     run()

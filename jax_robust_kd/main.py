@@ -12,6 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from jax_robust_kd.core import RunError, UserError
+from jax_robust_kd.memory import keep_freed_memory
 
 USAGE = """usage: python -m jax_robust_kd.main --config FILE --workdir FOLDER
 
@@ -76,6 +77,7 @@ def main(argv: list[str]) -> int:
       print(USAGE)
       return 0
     values = parse(argv)
+    keep_freed_memory()
     from jax_robust_kd import job
 
     job.run(values.config, Path(values.workdir), values.mode)
