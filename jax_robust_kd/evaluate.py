@@ -8,110 +8,70 @@ adversarial image is checked on the host, in float64, to be inside the ball.
 from collections.abc import Callable
 import math
 from pathlib import Path
-from typing import NamedTuple
 import zipfile
-import zlib
 
 import jax
+from jax.tree_util import Partial
 import numpy as np
 
 from jax_robust_kd import data, parallel
-from jax_robust_kd.attacks import Budget, parse_attack
-from jax_robust_kd.core import PyTree, RunError, image_keys
-from jax_robust_kd.losses import margin
-
-_ROUNDING = 1e-6  # float32 rounding allowed outside of the ball
+from jax_robust_kd.attacks import Budget, Result, packing, programs
+from jax_robust_kd.attacks.suite import make_job, num_steps, plan, run_jobs
+from jax_robust_kd.core import PyTree, RunError
 
 
-class Attacked(NamedTuple):
-  """What an attack left of some images.
+def logits_of(forward: Callable) -> Callable:
+  """Returns (variables, image) -> logits, in evaluation mode."""
+  return lambda variables, image: forward(variables, image, 'eval').logits
 
-  Attributes:
-    adv: [N, H, W, C] float32.
-    margin: [N] largest wrong logit minus the right one; < 0 is correct.
-  """
 
-  adv: np.ndarray
-  margin: np.ndarray
+def make_runner(batch_size: int, num_images: int) -> programs.Runner:
+  """Returns how batches are cut, over all local devices."""
+  number = parallel.num_devices()
+  size = min(batch_size, math.ceil(num_images / number) * number)
+  buckets = programs.make_buckets(size, number)[:num_images]
+  return programs.Runner(buckets, programs.Devices(number, parallel.pmap_rows))
+
+
+def pixels(split: data.Split, rows: np.ndarray) -> np.ndarray:
+  """Returns images of a split as float32 in [0, 1]."""
+  return np.asarray(split.image[rows]) / np.float32(255)
 
 
 def make_attack(
-  forward: Callable, spec: str, budget: Budget, seed: int
+  forward: Callable, spec: str, budget: Budget, seed: int, batch_size: int
 ) -> Callable:
-  """Builds `attack(variables, split, batch_size, rows) -> Attacked`.
+  """Builds `attack(variables, split) -> Attacked` of a whole split.
 
-  It compiles once. `rows` chooses images of the split; None is all.
+  It compiles once for each batch size.
 
   Args:
     forward: (variables, image, mode) -> Output.
     spec: an attack such as 'pgd-20', or 'clean' for none.
     budget: the threat model.
-    seed: the key of an image is a fold of it, of `spec` and of the image's
-      place in the split, so that batches do not matter.
+    seed: an image's key is a fold of it, of `spec` and of the image's place in
+      the split, so that batches do not matter.
+    batch_size: over all local devices.
 
   Raises:
     UserError: an unknown attack.
   """
-  attack = None
-  if spec != 'clean':
-    attack, budget = parse_attack(spec, budget)
-  # Not hash(): that differs from one process to the next.
-  name_code = zlib.crc32(spec.encode())
+  jobs = plan(() if spec == 'clean' else (spec,), budget)
+  network = logits_of(forward)
+  compiled = {}
 
-  def on_device(variables, batch):
-    with jax.default_matmul_precision('highest'):
-      image = data.to_float(batch['image'])
-      logits_fn = lambda x: forward(variables, x, 'eval').logits  # noqa: E731
-      adv = image
-      if attack is not None:
-        key = jax.random.fold_in(jax.random.key(seed), name_code)
-        keys = image_keys(key, batch['index'])
-        adv = attack(keys, logits_fn, image, batch['label'], budget)
-      return adv, margin(logits_fn(adv), batch['label'])
-
-  compiled = parallel.pmap_eval(on_device)
-
-  def run(variables, split, batch_size, rows=None) -> Attacked:
-    parts = []
-    for batch in data.eval_batches(
-      split,
-      batch_size=batch_size,
-      num_local_devices=jax.local_device_count(),
-      rows=rows,
-    ):
-      mask = batch.pop('mask').reshape(-1)
-      adv, value = jax.tree.map(_flat, compiled(variables, batch))
-      image = _flat(batch['image']).astype(np.float64) / 255
-      check_inside(adv, image, budget.norm, budget.epsilon)
-      parts.append(Attacked(adv[mask], value[mask]))
-    return Attacked(
-      *(np.concatenate(part) for part in zip(*parts, strict=True))
+  def run(variables: PyTree, split: data.Split) -> packing.Attacked:
+    rows = np.arange(len(split.label))
+    runner = make_runner(batch_size, len(rows))
+    if runner.buckets not in compiled:
+      compiled[runner.buckets] = make_job(jobs[-1], seed, runner)
+    apply = Partial(network, variables)
+    images = packing.Rows(
+      pixels(split, rows), np.asarray(split.label[rows]), rows.astype(np.int32)
     )
+    return compiled[runner.buckets](apply, apply, images)
 
   return run
-
-
-def _flat(x) -> np.ndarray:
-  """Joins the device and batch dimensions."""
-  x = np.asarray(x)
-  return x.reshape(-1, *x.shape[2:])
-
-
-def check_inside(
-  adv: np.ndarray, image: np.ndarray, norm: str, epsilon: float
-) -> None:
-  """Checks in float64 that `adv` is in the ball around `image` and in [0, 1].
-
-  Raises:
-    AssertionError: it is not; that is a bug of the attack, never the user's.
-  """
-  adv = adv.astype(np.float64)
-  assert np.all(np.isfinite(adv)), 'an adversarial image is not finite'
-  assert adv.min() >= 0 and adv.max() <= 1, 'an adversarial image left [0, 1]'
-  delta = (adv - image).reshape(len(adv), -1)
-  order = np.inf if norm == 'linf' else 2
-  largest = np.linalg.norm(delta, ord=order, axis=1).max()
-  assert largest <= epsilon + _ROUNDING, f'|delta| = {largest} > {epsilon}'
 
 
 def evaluate_suite(
@@ -123,71 +83,101 @@ def evaluate_suite(
   budget: Budget,
   seed: int,
   batch_size: int,
-  flags_file: Path | None = None,
+  attack_forward: Callable | None = None,
+  folder: Path | None = None,
   identity: str = '',
+  keep_adv: bool = True,
   show: Callable[[str], None] = lambda text: None,
-) -> dict[str, np.ndarray]:
-  """Returns, for 'clean' and each attack, which images stay correct.
-
-  Each attack runs on all images that are correct without it. After each one
-  the flags are written to `flags_file`, and an evaluation that is started
-  again goes on from there.
+  say: Callable[[str], None] = lambda text: None,
+  tick: Callable[[int], None] = lambda steps: None,
+) -> Result:
+  """Runs a suite on a network, keeping on disk what is done.
 
   Args:
-    forward: (variables, image, mode) -> Output.
+    forward: (variables, image, mode) -> Output, float32; it decides.
     variables: the weights to evaluate.
     split: the images.
-    suite: attacks such as 'pgd-20'.
+    suite: attacks such as 'pgd-20' or 'autoattack'.
     budget: the threat model.
     seed: of the attacks.
     batch_size: over all local devices.
-    flags_file: .npz to keep the flags in, or None.
-    identity: of the weights and the threat model; kept flags of any other are
-      not used.
-    show: told what has come out, in a few words.
-
-  Returns:
-    name -> [N] bool; 'robust' is the worst case over all.
+    attack_forward: the network as the attacks see it, such as in bfloat16;
+      None: the same.
+    folder: for a file of each attack and thousand images; an evaluation that
+      is started again goes on from them. None keeps nothing.
+    identity: of the weights and the threat model; what was kept for any other
+      is not used.
+    keep_adv: whether adversarial images are kept too.
+    show: told what has come out.
+    say: told what was compiled.
+    tick: told how many of the steps of `count_steps` are behind.
   """
-  flags = _load_flags(flags_file, identity)
-  for spec in ('clean', *suite):
-    if spec not in flags:
-      attack = make_attack(forward, spec, budget, seed)
-      correct = flags.get('clean', np.ones(len(split.label), bool))
-      rows = np.flatnonzero(correct)
-      correct = np.zeros_like(correct)
-      if len(rows):
-        attacked = attack(variables, split, batch_size, rows)
-        correct[rows] = attacked.margin < 0
-      flags[spec] = correct
-      _save_flags(flags_file, identity, flags)
-    show(f'{spec} {100 * flags[spec].mean():.1f} %')
-  worst = np.all([flags[spec] for spec in ('clean', *suite)], axis=0)
-  return {**flags, 'robust': worst}
+  network = Partial(logits_of(forward), parallel.replicate(variables))
+  attacked = network
+  if attack_forward is not None:
+    attacked = Partial(logits_of(attack_forward), *network.args)
+  label = np.asarray(split.label[np.arange(len(split.label))])
+  if folder is not None:
+    _make_folder(folder)
+  return run_jobs(
+    plan(suite, budget),
+    attacked,
+    network,
+    lambda rows: pixels(split, rows),
+    label,
+    num_classes=num_classes(network, split),
+    seed=seed,
+    runner=make_runner(batch_size, len(label))._replace(say=say, tick=tick),
+    load=lambda unit: _load(folder, unit, identity),
+    save=lambda unit, arrays: _save(folder, unit, identity, arrays),
+    show=show,
+    keep_adv=keep_adv,
+  )
 
 
-def _load_flags(path: Path | None, identity: str) -> dict[str, np.ndarray]:
-  if path is None or not path.exists():
-    return {}
+def num_classes(network: Partial, split: data.Split) -> int:
+  """Returns K."""
+  like = pixels(split, np.arange(1))
+  return jax.eval_shape(lambda apply, x: apply(x), network, like).shape[-1]
+
+
+def count_steps(suite: tuple[str, ...], budget: Budget, classes: int) -> int:
+  """Returns the steps that a suite takes at most for each image."""
+  return sum(num_steps(job, classes) for job in plan(suite, budget))
+
+
+def _make_folder(folder: Path) -> None:
   try:
-    with np.load(path) as file:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise _not_written(folder, error) from error
+
+
+def _not_written(path: Path, error: OSError) -> RunError:
+  return RunError(f'{path} cannot be written: {error.strerror}')
+
+
+def _load(folder: Path | None, unit: str, identity: str) -> dict | None:
+  if folder is None:
+    return None
+  try:
+    with np.load(folder / f'{unit}.npz') as file:
       kept = dict(file)
-  except (OSError, ValueError, zipfile.BadZipFile):
-    return {}  # damaged: the attacks are run again
-  return kept if str(kept.pop('identity', '')) == identity else {}
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+    return None  # missing or damaged: it is run again
+  return kept if str(kept.pop('identity', '')) == identity else None
 
 
-def _save_flags(
-  path: Path | None, identity: str, flags: dict[str, np.ndarray]
-) -> None:
-  if path is None:
+def _save(folder: Path | None, unit: str, identity: str, arrays: dict) -> None:
+  if folder is None:
     return
+  path = folder / f'{unit}.npz'
   temporary = path.with_name('unfinished.' + path.name)
   try:
-    np.savez(temporary, identity=np.array(identity), **flags)  # type: ignore[arg-type]
+    np.savez(temporary, identity=np.array(identity), **arrays)
     temporary.replace(path)
   except OSError as error:
-    raise RunError(f'{path} cannot be written: {error.strerror}') from error
+    raise _not_written(path, error) from error
 
 
 def interval(correct: int, total: int) -> tuple[float, float]:

@@ -3,7 +3,8 @@
 Moving to `shard_map` later touches this file only.
 """
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -32,9 +33,38 @@ def pmap_step(step: Callable) -> Callable:
   )
 
 
-def pmap_eval(function: Callable) -> Callable:
-  """Maps (variables, batch) -> per-image values over the local devices."""
+def pmap_rows(function: Callable) -> Callable:
+  """Maps (shared, rows) -> per-row values over the local devices.
+
+  `shared` must hold an array: JAX 0.10 mistakes the axes of an empty argument.
+  """
   return jax.pmap(function, axis_name=AXIS, in_axes=(None, 0), out_axes=0)
+
+
+def num_devices() -> int:
+  """Returns how many devices this process has."""
+  return jax.local_device_count()
+
+
+def place() -> dict[str, int]:
+  """Returns which part of each global batch is this process's."""
+  return {
+    'process_index': jax.process_index(),
+    'process_count': jax.process_count(),
+    'num_local_devices': jax.local_device_count(),
+  }
+
+
+def prefetch(batches: Iterable[dict], depth: int = 2) -> Iterator[dict]:
+  """Yields batches that are on the devices, `depth` ahead of their step."""
+  mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
+  layout = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+  ahead = deque()
+  for batch in batches:
+    ahead.append(jax.device_put(batch, layout))
+    if len(ahead) > depth:
+      yield ahead.popleft()
+  yield from ahead
 
 
 def replicate(tree: PyTree) -> PyTree:

@@ -77,10 +77,11 @@ def whole(attack: Stepwise) -> Callable:
     that is misclassified, or that of the last run.
   """
 
-  def plain(
+  def run_all(
     rng: Array, logits_fn: LogitsFn, image: Array, label: Array, budget: Budget
   ) -> Array:
-    num_classes = jax.eval_shape(logits_fn, image).shape[-1]
+    more = (rng,) if budget.num_eot > 1 else ()
+    num_classes = jax.eval_shape(logits_fn, image, *more).shape[-1]
 
     def run(best, number):
       adv, fooled = best
@@ -96,4 +97,9 @@ def whole(attack: Stepwise) -> Callable:
     runs = jnp.arange(attack.num_runs(budget, num_classes))
     return jax.lax.scan(run, (image, nobody), runs)[0][0]
 
-  return plain
+  return run_all
+
+
+def plain(attack: Callable | Stepwise) -> Callable:
+  """Returns an entry of ATTACKS as (rng, logits_fn, image, label, budget)."""
+  return whole(attack) if isinstance(attack, Stepwise) else attack

@@ -1,0 +1,196 @@
+"""Runs an attack on any number of images; those that have fallen leave it.
+
+Each image has its own key, so its fate does not hang on its neighbours.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+from jax.tree_util import Partial
+import numpy as np
+
+from jax_robust_kd.attacks.gradient import Budget
+from jax_robust_kd.attacks.programs import Runner, make_program
+from jax_robust_kd.attacks.stepwise import Problem, Stepwise, advance
+from jax_robust_kd.core import fold_in, image_keys
+from jax_robust_kd.losses import margin
+
+_ROUNDING = 1e-6  # float32 rounding allowed outside of the ball
+_FIRST = {'run': np.int32(0)}
+_ORDERS = {'linf': np.inf, 'l2': 2, 'l1': 1}
+
+
+Key = Callable[[], jax.Array]  # called while tracing
+
+
+class Rows(NamedTuple):
+  """Images to attack.
+
+  Attributes:
+    image: [N, H, W, C] float32 in [0, 1].
+    label: [N] int32.
+    index: [N] int32, which image it is; its key is a fold of it.
+  """
+
+  image: np.ndarray
+  label: np.ndarray
+  index: np.ndarray
+
+
+class Attacked(NamedTuple):
+  """What an attack left of some images.
+
+  Attributes:
+    adv: [N, H, W, C] float32.
+    margin: [N] largest wrong logit minus the right one; < 0 is correct.
+  """
+
+  adv: np.ndarray
+  margin: np.ndarray
+
+
+def make_judge(budget: Budget, key: Key, runner: Runner) -> Callable:
+  """Builds the program (apply, scalars, rows) -> margin [N]."""
+
+  def score(shared, rows):
+    more = ()
+    if budget.num_eot > 1:
+      more = (image_keys(key(), rows.index),)
+    return margin(shared[0](rows.image, *more), rows.label)
+
+  return make_program('score', score, _one_bucket(runner))
+
+
+def _one_bucket(runner: Runner) -> Runner:
+  """For what runs once: compiling again would cost more than padding."""
+  return runner._replace(buckets=(max(runner.buckets),))
+
+
+def make_attack(
+  name: str,
+  attack: Callable | Stepwise | None,
+  budget: Budget,
+  key: Key,
+  judged: Callable,
+  runner: Runner,
+) -> Callable:
+  """Builds `run(apply, judge, rows) -> Attacked`; None is no attack at all.
+
+  `apply` is attacked and `judge` decides; both are image -> logits as
+  `jax.tree_util.Partial`, whose arrays are arguments of the programs. With
+  `budget.num_eot` above 1 both take keys [B] as second argument.
+
+  Args:
+    name: of the column, for the log.
+    attack: plain, in pieces, or None.
+    budget: the threat model and the length.
+    key: () -> the key of the column.
+    judged: from `make_judge`.
+    runner: how programs are compiled and batches are cut.
+  """
+
+  def keys(scalars, rows):
+    return fold_in(image_keys(key(), rows.index), scalars['run'])
+
+  def whole(shared, rows):
+    apply, scalars = shared
+    rng = keys(scalars, rows)
+    return attack(rng, apply, rows.image, rows.label, budget)  # type: ignore[misc]
+
+  if isinstance(attack, Stepwise):
+    find = _in_pieces(name, attack, budget, keys, runner)
+  elif attack is None:
+    find = lambda apply, rows: rows.image  # noqa: E731
+  else:
+    program = make_program(name, whole, _one_bucket(runner))
+    find = lambda apply, rows: program(apply, _FIRST, rows)  # noqa: E731
+
+  def run(apply: Partial, judge: Partial, rows: Rows) -> Attacked:
+    adv = find(apply, rows)
+    check_inside(adv, rows.image, budget.norm, budget.epsilon)
+    return Attacked(adv, judged(judge, _FIRST, rows._replace(image=adv)))
+
+  return run
+
+
+def _in_pieces(
+  name: str, attack: Stepwise, budget: Budget, keys: Callable, runner: Runner
+) -> Callable:
+  """Builds (apply, rows) -> adv, which drops fallen images between pieces."""
+
+  def problem(shared, rows):
+    apply, scalars = shared
+    rng, run = keys(scalars, rows), scalars['run']
+    return Problem(rng, apply, rows.image, rows.label, budget, run)
+
+  def begin(shared, rows):
+    return attack.init(problem(shared, rows))
+
+  def go(shared, rows):
+    rows, state = rows
+    span = shared[1]['first'], shared[1]['last']
+    return advance(attack, problem(shared, rows), state, *span)
+
+  start = make_program(f'{name} (start)', begin, runner)
+  step = make_program(name, go, runner)
+  steps = attack.num_steps(budget)
+
+  def run_once(apply, rows: Rows, number: int) -> tuple:
+    scalars = {'run': np.int32(number)}
+    state = start(apply, scalars, rows)
+    for first in range(0, steps, attack.piece):
+      alive = np.flatnonzero(~state.fooled)
+      if not len(alive):
+        break
+      last = min(first + attack.piece, steps)
+      part = jax.tree.map(lambda x: x[alive], (rows, state))
+      span = {'first': np.int32(first), 'last': np.int32(last)}
+      moved = step(apply, scalars | span, part)
+      runner.tick((last - first) * len(rows.label))
+      state = jax.tree.map(lambda a, b: _put(a, alive, b), state, moved)
+    return state.adv, state.fooled
+
+  def find(apply, rows: Rows) -> np.ndarray:
+    num_classes = jax.eval_shape(
+      lambda a, x: a(x, *_eot_keys(budget)), apply, rows.image[:1]
+    ).shape[-1]
+    adv, alive = rows.image.copy(), np.arange(len(rows.label))
+    for number in range(attack.num_runs(budget, num_classes)):
+      if not len(alive):
+        break
+      part = jax.tree.map(lambda x: x[alive], rows)
+      found, fooled = run_once(apply, part, number)
+      adv[alive] = found
+      alive = alive[~fooled]
+    return adv
+
+  return find
+
+
+def _eot_keys(budget: Budget) -> tuple:
+  one = jax.ShapeDtypeStruct((1,), jax.random.key(0).dtype)
+  return (one,) if budget.num_eot > 1 else ()
+
+
+def _put(x: np.ndarray, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
+  x = x.copy()
+  x[rows] = values
+  return x
+
+
+def check_inside(
+  adv: np.ndarray, image: np.ndarray, norm: str, epsilon: float
+) -> None:
+  """Checks in float64 that `adv` is in the ball around `image` and in [0, 1].
+
+  Raises:
+    AssertionError: it is not; that is a bug of the attack, never the user's.
+  """
+  adv = adv.astype(np.float64)
+  assert np.all(np.isfinite(adv)), 'an adversarial image is not finite'
+  assert adv.min() >= 0 and adv.max() <= 1, 'an adversarial image left [0, 1]'
+  delta = (adv - image).reshape(len(adv), -1)
+  largest = np.linalg.norm(delta, ord=_ORDERS[norm], axis=1).max()
+  limit = epsilon + _ROUNDING * max(1.0, epsilon)
+  assert largest <= limit, f'|delta| = {largest} > {epsilon}'

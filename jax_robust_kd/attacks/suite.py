@@ -1,0 +1,243 @@
+"""AutoAttack and other suites: what survives every attack (Croce & Hein 2020).
+
+An image counts as robust only if it is classified correctly and every attack
+fails on it. Inside a named suite an attack sees only what those before it left;
+any other attack sees all images that are correct without it.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+import zlib
+
+import jax
+from jax.tree_util import Partial
+import numpy as np
+
+from jax_robust_kd.attacks.gradient import Budget
+from jax_robust_kd.attacks.names import SUITES, find_attack
+from jax_robust_kd.attacks.packing import (
+  Attacked,
+  Rows,
+  make_attack,
+  make_judge,
+)
+from jax_robust_kd.attacks.programs import Runner, check_buckets
+from jax_robust_kd.attacks.stepwise import Stepwise
+from jax_robust_kd.core import UserError
+
+_POOL = 4  # full batches that are attacked, and kept on disk, at once
+
+
+class Job(NamedTuple):
+  """One column of the result.
+
+  Attributes:
+    column: its name, such as 'pgd-20' or 'autoattack.apgd_t'.
+    attack: as `make_attack` takes it; None for 'clean'.
+    budget: the threat model and the length.
+    after: columns whose survivors it attacks.
+  """
+
+  column: str
+  attack: Any
+  budget: Budget
+  after: tuple[str, ...]
+
+
+class Result(NamedTuple):
+  """What a suite found of N images.
+
+  Attributes:
+    correct: column -> [N] bool, 'clean' first; False where an image was not
+      attacked any more. A named suite is a column too, and 'robust' the worst
+      case over all.
+    margin: column -> [N] float32 after the attack, NaN where not attacked.
+    adv: column -> [N, H, W, C] float32, NaN where not attacked.
+  """
+
+  correct: dict[str, np.ndarray]
+  margin: dict[str, np.ndarray]
+  adv: dict[str, np.ndarray]
+
+
+def plan(suite: tuple[str, ...], budget: Budget) -> list[Job]:
+  """Returns the jobs of a suite, 'clean' first.
+
+  Args:
+    suite: attacks such as 'pgd-20' or 'square-500', and names of SUITES.
+    budget: the threat model.
+
+  Raises:
+    UserError: an unknown name, or a radius of 0 or less.
+  """
+  if not budget.epsilon > 0:
+    raise UserError(
+      f'epsilon={budget.epsilon} must be above 0; write it in pixel range '
+      '0-1, such as 8/255'
+    )
+  jobs = []
+  for spec in suite:
+    if spec not in SUITES:
+      jobs.append(Job(spec, *find_attack(spec, budget), ('clean',)))
+      continue
+    before = ('clean',)
+    for name, parts in SUITES[spec](budget):
+      column = f'{spec}.{name}'
+      jobs.append(Job(column, *find_attack(name, parts), before))
+      before = (*before, column)
+  draws = {job.budget.num_eot for job in jobs} or {budget.num_eot}
+  if len(draws) > 1:
+    raise UserError(
+      f'suite {suite} mixes attacks on networks with and without randomness; '
+      "evaluate 'autoattack_rand' alone"
+    )
+  plain = budget._replace(num_eot=draws.pop())
+  return [Job('clean', None, plain, ()), *jobs]
+
+
+def num_steps(job: Job, num_classes: int) -> int:
+  """Returns the steps that a job takes at most for each image."""
+  if job.attack is None:
+    return 1
+  if isinstance(job.attack, Stepwise):
+    runs = job.attack.num_runs(job.budget, num_classes)
+    return runs * job.attack.num_steps(job.budget)
+  return job.budget.num_restarts * job.budget.num_steps
+
+
+def run_jobs(
+  jobs: list[Job],
+  apply: Partial,
+  judge: Partial,
+  images: Callable[[np.ndarray], np.ndarray],
+  label: np.ndarray,
+  *,
+  num_classes: int,
+  seed: int,
+  runner: Runner,
+  load: Callable[[str], dict[str, np.ndarray] | None] = lambda unit: None,
+  save: Callable[[str, dict], None] = lambda unit, arrays: None,
+  show: Callable[[str], None] = lambda text: None,
+  keep_adv: bool = True,
+) -> Result:
+  """Runs jobs, a pool of images at a time.
+
+  Args:
+    jobs: from `plan`.
+    apply: image -> logits, attacked.
+    judge: image -> logits, decides; usually the same.
+    images: rows -> [n, H, W, C] float32 in [0, 1].
+    label: [N] int32.
+    num_classes: K.
+    seed: an image's key is a fold of it, of the column and of its row.
+    runner: devices and buckets.
+    load: unit -> what `save` was given for it, or None.
+    save: keeps the arrays of a unit, which is one column of one pool.
+    show: told what has come out, in a few words.
+    keep_adv: whether to return and save the adversarial images.
+
+  Returns:
+    The flags, margins and images.
+
+  Raises:
+    UserError: the buckets do not fit, or logits are not finite.
+  """
+  check_buckets(runner.buckets, len(label), runner.devices.number)
+  judged = make_judge(jobs[0].budget, lambda: _key(seed, 'score'), runner)
+  result = Result({}, {}, {})
+  behind = planned = 0
+
+  def tick(steps: int) -> None:
+    nonlocal behind
+    behind += steps
+    runner.tick(steps)
+
+  for job in jobs:
+    attack = make_job(job, seed, runner._replace(tick=tick), judged)
+    alive = np.ones(len(label), bool)
+    for column in job.after:
+      alive &= result.correct[column]
+
+    def run(unit, rows, attack=attack, job=job):
+      found = load(unit)
+      if found is None:
+        pool = Rows(images(rows), label[rows], rows.astype(np.int32))
+        found = _as_arrays(attack(apply, judge, pool), job, keep_adv)
+        save(unit, found)
+      return found
+
+    columns = _in_pools(job, alive, _POOL * max(runner.buckets), run)
+    planned += num_steps(job, num_classes) * len(label)
+    tick(planned - behind)  # images that fell left earlier
+    if job.attack is None:
+      _check_finite(columns['margin'])
+    correct = alive & (columns['margin'] < 0)
+    result.correct[job.column] = correct
+    result.margin[job.column] = columns['margin']
+    if 'adv' in columns:
+      result.adv[job.column] = columns['adv']
+    show(f'{job.column} {100 * correct.mean():.1f} %')
+  return _with_worst(result, jobs)
+
+
+def _in_pools(job: Job, alive: np.ndarray, size: int, run: Callable) -> dict:
+  """Returns what `run(unit, rows)` finds, a pool at a time, NaN elsewhere."""
+  columns = {'margin': np.full(len(alive), np.nan, np.float32)}
+  for first in range(0, len(alive), size):
+    rows = first + np.flatnonzero(alive[first : first + size])
+    if not len(rows):
+      continue
+    for name, values in run(f'{job.column}-{first}', rows).items():
+      if name not in columns:
+        shape = (len(alive), *values.shape[1:])
+        columns[name] = np.full(shape, np.nan, np.float32)
+      columns[name][rows] = values
+  return columns
+
+
+def _check_finite(margin: np.ndarray) -> None:
+  finite = np.isfinite(margin)
+  if not finite.all():
+    raise UserError(
+      f'the logits of image {int(np.argmin(finite))} are not finite; the '
+      'network must return finite logits on all images'
+    )
+
+
+def make_job(
+  job: Job, seed: int, runner: Runner, judged: Callable | None = None
+) -> Callable:
+  """Builds `run(apply, judge, rows) -> Attacked` of a job."""
+  if judged is None:
+    judged = make_judge(job.budget, lambda: _key(seed, 'score'), runner)
+  return make_attack(
+    job.column,
+    job.attack,
+    job.budget,
+    lambda: _key(seed, job.column),
+    judged,
+    runner,
+  )
+
+
+def _as_arrays(found: Attacked, job: Job, keep_adv: bool) -> dict:
+  arrays = {'margin': found.margin}
+  if keep_adv and job.attack is not None:
+    arrays['adv'] = found.adv
+  return arrays
+
+
+def _key(seed: int, column: str) -> jax.Array:
+  # Not hash(): that differs from one process to the next.
+  return jax.random.fold_in(jax.random.key(seed), zlib.crc32(column.encode()))
+
+
+def _with_worst(result: Result, jobs: list[Job]) -> Result:
+  """Adds a column for each named suite, and 'robust'."""
+  correct = dict(result.correct)
+  for job in jobs:
+    name, dot, _ = job.column.partition('.')
+    if dot:
+      correct[name] = result.correct[job.column]
+  robust = np.all(list(correct.values()), axis=0)
+  return result._replace(correct={**correct, 'robust': robust})

@@ -1,0 +1,236 @@
+"""Suites on any network: equality, packing, restarts from disk, bad input."""
+
+import functools
+
+import golden_digits
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+import numpy as np
+import pytest
+
+from jax_robust_kd import attacks
+from jax_robust_kd.attacks import Budget, programs, suite
+from jax_robust_kd.attacks.autoattack import check_images
+from jax_robust_kd.attacks.packing import Rows
+from jax_robust_kd.core import UserError
+
+IMAGES = 40
+
+
+@functools.cache
+def digits():
+  golden = golden_digits.load()
+  image, label = golden['std/autoattack/x'], golden['std/autoattack/y']
+  return image[:IMAGES].astype(np.float32), label[:IMAGES]
+
+
+def run(apply=golden_digits.logits_fn, count=IMAGES, **more):
+  image, label = digits()
+  arguments = dict(epsilon=0.1, batch_size=count, show=lambda text: None)
+  return attacks.autoattack(
+    apply, image[:count], label[:count], **{**arguments, **more}
+  )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'norm,key,epsilon,differing',
+  [
+    ('linf', 'Linf/0.1000', 0.1, 1),
+    ('linf', 'Linf/0.0314', 8 / 255, 1),
+    ('l2', 'L2/0.5000', 0.5, 1),
+  ],
+)
+def test_the_standard_suite_gives_the_reference_flags(
+  norm, key, epsilon, differing
+):
+  golden = golden_digits.load()
+  found = attacks.autoattack(
+    golden_digits.logits_fn,
+    golden['std/autoattack/x'].astype(np.float32),
+    golden['std/autoattack/y'],
+    epsilon=epsilon,
+    norm=norm,
+    batch_size=200,
+  )
+  expected = golden[f'std/autoattack/{key}/robust']
+  np.testing.assert_array_equal(
+    found.correct['clean'], golden['std/autoattack/clean']
+  )
+  assert (found.correct['robust'] != expected).sum() <= differing
+
+
+def test_each_attack_sees_what_those_before_it_left():
+  found = run(suite=('autoattack',), count=24)
+  order = [f'autoattack.{n}' for n in ('apgd_ce', 'apgd_t', 'fab_t', 'square')]
+  alive = found.correct['clean']
+  for column in order:
+    np.testing.assert_array_equal(~np.isnan(found.margin[column]), alive)
+    assert not (found.correct[column] & ~alive).any()
+    alive = found.correct[column]
+  np.testing.assert_array_equal(found.correct['autoattack'], alive)
+  np.testing.assert_array_equal(found.correct['robust'], alive)
+  assert alive.sum() < found.correct['clean'].sum()
+
+
+def test_other_attacks_see_every_correct_image():
+  found = run(suite=('apgd_ce-10', 'pgd-5'), count=24)
+  for column in ('apgd_ce-10', 'pgd-5'):
+    asked = ~np.isnan(found.margin[column])
+    np.testing.assert_array_equal(asked, found.correct['clean'])
+  both = found.correct['apgd_ce-10'] & found.correct['pgd-5']
+  np.testing.assert_array_equal(found.correct['robust'], both)
+
+
+@pytest.mark.parametrize('spec', ['apgd_t-20', 'square-100'])
+def test_packing_changes_no_image(spec):
+  """In one batch, in small ones, in two sizes: the same points."""
+  image, label = digits()
+  rows = Rows(image, label.astype(np.int32), np.arange(IMAGES, dtype=np.int32))
+  apply = Partial(golden_digits.logits_fn)
+  job = suite.plan((spec,), Budget('linf', 0.05, 0.01))[-1]
+  results = []
+  for buckets in ((IMAGES,), (7,), (16, 3)):
+    runner = programs.Runner(buckets)
+    results.append(suite.make_job(job, 0, runner)(apply, apply, rows))
+  first = results[0]
+  assert 0 < (first.margin > 0).sum() < IMAGES
+  for other in results[1:]:
+    np.testing.assert_array_equal(first.margin > 0, other.margin > 0)
+    np.testing.assert_allclose(first.margin, other.margin, atol=1e-3)
+
+
+def test_few_programs_are_compiled():
+  said = []
+  run(suite=('apgd_t-12',), batch_size=16, count=40, show=said.append)
+  compiled = [text for text in said if 'compiled' in text]
+  # The score once; the attack's start and its steps for at most two sizes.
+  assert 3 <= len(compiled) <= 5, compiled
+  assert len(set(text.split(' in ')[0] for text in compiled)) == len(compiled)
+
+
+def test_two_devices_find_what_one_finds():
+  from jax_robust_kd import parallel
+
+  image, label = digits()
+  rows = Rows(image, label.astype(np.int32), np.arange(IMAGES, dtype=np.int32))
+  apply = Partial(golden_digits.logits_fn)
+  job = suite.plan(('apgd_ce-20',), Budget('linf', 0.05, 0.01))[-1]
+  two = programs.Devices(2, parallel.pmap_rows)
+  a, b = (
+    suite.make_job(job, 0, runner)(apply, apply, rows)
+    for runner in (programs.Runner((20,)), programs.Runner((20,), two))
+  )
+  np.testing.assert_array_equal(a.margin > 0, b.margin > 0)
+
+
+def test_weights_of_a_partial_are_arguments():
+  image, label = digits()
+  weight = np.random.default_rng(0).normal(size=(64, 10)).astype(np.float32)
+
+  def linear(weight, x):
+    return x.reshape(len(x), -1) @ weight
+
+  found = [
+    attacks.autoattack(
+      apply, image, label, epsilon=0.1, suite=('apgd_ce-5',),
+      show=lambda text: None,
+    )
+    for apply in (Partial(linear, weight), lambda x: linear(weight, x))
+  ]  # fmt: skip
+  np.testing.assert_array_equal(
+    found[0].correct['robust'], found[1].correct['robust']
+  )
+
+
+def test_randomness_is_averaged():
+  def noisy(image, keys):
+    noise = jax.vmap(lambda k: jax.random.normal(k, image.shape[1:]))(keys)
+    return golden_digits.logits_fn(image + 0.05 * noise)
+
+  found = run(noisy, suite=('autoattack_rand',), count=8)
+  assert found.correct['clean'].mean() > 0.8
+  assert found.correct['robust'].mean() < found.correct['clean'].mean()
+  with pytest.raises(UserError, match='autoattack_rand'):
+    run(noisy, suite=('autoattack_rand', 'pgd-5'))
+
+
+@pytest.mark.parametrize('classes', [2, 3, 4])
+def test_few_classes(classes):
+  image, label = digits()
+  rows = np.flatnonzero(label < classes)
+
+  def apply(x):
+    return golden_digits.logits_fn(x)[:, :classes]
+
+  found = attacks.autoattack(
+    apply, image[rows], label[rows], epsilon=0.2, show=lambda text: None
+  )
+  assert found.correct['clean'].all()
+  assert found.correct['robust'].mean() < 1
+
+
+def probabilities(x):
+  return jax.nn.softmax(golden_digits.logits_fn(x))
+
+
+def not_a_number(x):
+  return golden_digits.logits_fn(x) * jnp.where(x.sum() > 0, jnp.nan, 1.0)
+
+
+def one_class(x):
+  return golden_digits.logits_fn(x)[:, :1]
+
+
+@pytest.mark.parametrize(
+  'apply,match',
+  [(probabilities, 'probabilities'), (not_a_number, 'finite'),
+   (one_class, 'at least 2 classes')],
+)  # fmt: skip
+def test_networks_that_cannot_be_attacked(apply, match):
+  with pytest.raises(UserError, match=match) as error:
+    run(apply)
+  assert str(error.value).count('\n') == 0
+
+
+@pytest.mark.parametrize(
+  'more,match',
+  [
+    ({'epsilon': 0.0}, 'epsilon=0.0'),
+    ({'epsilon': -1.0}, 'epsilon=-1.0'),
+    ({'norm': 'l3'}, "norm='l3'"),
+    ({'suite': ('apgd',)}, "'apgd'"),
+    ({'norm': 'l1', 'suite': ('pgd-5',)}, 'no l1 version'),
+  ],
+)
+def test_arguments_that_do_not_fit(more, match):
+  with pytest.raises(UserError, match=match):
+    run(**more)
+
+
+@pytest.mark.parametrize(
+  'image,label,match',
+  [
+    (np.full((2, 4, 4, 1), 1.5), np.zeros(2, int), r'\[1.5, 1.5\]'),
+    (np.full((2, 4, 4, 1), np.nan), np.zeros(2, int), 'nan'),
+    (np.zeros((2, 4, 4, 1), np.uint8), np.zeros(2, int), 'image / 255'),
+    (np.zeros((2, 4, 4, 1)), np.zeros(3, int), 'one label for each'),
+    (np.zeros((2, 4, 4)), np.zeros(2, int), r'\[N, H, W, C\]'),
+  ],
+)
+def test_images_that_do_not_fit(image, label, match):
+  with pytest.raises(UserError, match=match):
+    check_images(image, label)
+
+
+def test_labels_that_do_not_fit():
+  image, label = digits()
+  with pytest.raises(UserError, match='classes 0 to 9'):
+    attacks.autoattack(golden_digits.logits_fn, image, label + 5, epsilon=0.1)
+
+
+@pytest.mark.parametrize('buckets', [(), (0,), (3,), (4, 2, 2)])
+def test_buckets_that_do_not_fit(buckets):
+  with pytest.raises(UserError, match='buckets'):
+    programs.check_buckets(buckets, 2, 2)
