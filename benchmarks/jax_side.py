@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.jax_profile import profile
 from benchmarks.worker import Work, serve
-from jax_robust_kd import build, cost, data, models, parallel
+from jax_robust_kd import build, cost, data, models, networks, parallel
 from jax_robust_kd.attacks.ascent import ascent, direction, project
 from jax_robust_kd.config import base_config
 from jax_robust_kd.losses import cross_entropy
@@ -51,7 +51,7 @@ def nudge(image):
   return jnp.clip(image + 0.01 * pattern.reshape(image.shape), 0, 1)
 
 
-def make_network(spec: dict, name: str, who: str, dataset) -> build.Network:
+def make_network(spec: dict, name: str, who: str, dataset) -> networks.Network:
   """Draws a network, or reads the weights that the twin has written."""
   c = make_config(spec, name)
   network = build.init_network(c, dataset)

@@ -6,7 +6,16 @@ from pathlib import Path
 from jax.tree_util import Partial
 import numpy as np
 
-from jax_robust_kd import build, checks, console, data, evaluate, results
+from jax_robust_kd import (
+  build,
+  checks,
+  console,
+  corruptions,
+  data,
+  evaluate,
+  networks,
+  results,
+)
 from jax_robust_kd.attacks import Result
 from jax_robust_kd.config import Config
 from jax_robust_kd.metrics import write_json
@@ -21,10 +30,13 @@ def evaluate_run(
   c: Config, folder: Path, label: str, dataset: data.Dataset
 ) -> None:
   """Evaluates a trained run on test images; writes results.json."""
-  network = build.load_network(str(folder), dataset, c.eval.checkpoint)
+  network = networks.load_network(str(folder), dataset, c.eval.checkpoint)
   test = test_images(c, dataset)
   found = attack(c, folder, label, network, test)
-  results.write(c, folder, network, dataset, test, found)
+  corrupted = corruptions.measure(
+    c, network, lambda text: console.say(f'{label}: corrupted by {text}')
+  )
+  results.write(c, folder, network, dataset, test, found, corrupted)
 
 
 def check_run(
@@ -35,11 +47,11 @@ def check_run(
   Returns:
     The worst level: 'green', 'amber' or 'red'.
   """
-  network = build.load_network(str(folder), dataset, c.eval.checkpoint)
+  network = networks.load_network(str(folder), dataset, c.eval.checkpoint)
   test = test_images(c, dataset)
   report = checks.run(
     Partial(
-      evaluate.logits_of(build.in_precision(network, 'float32')),
+      evaluate.logits_of(networks.in_precision(network, 'float32')),
       network.variables,
     ),
     evaluate.pixels(test, np.arange(len(test.label))),
@@ -48,6 +60,7 @@ def check_run(
     seed=c.seed,
     found=attack(c, folder, label, network, test),
     batch_size=c.eval.batch_size,
+    effort=checks.Effort(num_images=c.eval.num_checked),
     show=lambda text: console.say(f'{label}: checking with {text}'),
   )
   console.say(f'can the numbers of {label} be believed?')
@@ -69,7 +82,7 @@ def attack(
   c: Config,
   folder: Path,
   label: str,
-  network: build.Network,
+  network: networks.Network,
   test: data.Split,
 ) -> Result:
   """Runs the suite of a config, or reads what is on disk of it."""
@@ -86,7 +99,7 @@ def attack(
   text = f'{label}: {", ".join(suite)} on {count} test images'
   attacked = None
   if c.eval.attack_precision != 'float32':
-    attacked = build.in_precision(network, c.eval.attack_precision)
+    attacked = networks.in_precision(network, c.eval.attack_precision)
   behind = 0
   with console.progress(f'{label} attacked', 0, steps * count) as update:
 
@@ -97,7 +110,7 @@ def attack(
 
     console.say(f'{text}, at most {steps:,} steps each')
     return evaluate.evaluate_suite(
-      forward=build.in_precision(network, 'float32'),
+      forward=networks.in_precision(network, 'float32'),
       variables=network.variables,
       split=test,
       suite=suite,

@@ -2,55 +2,43 @@
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
-from jax_robust_kd import checkpoint, data, models, optim
 from jax_robust_kd import config as config_lib
-from jax_robust_kd.attacks import Budget, ascent, parse_attack
-from jax_robust_kd.config import Config, check_arguments, parse_radius
-from jax_robust_kd.core import Method, PyTree, TrainState, UserError
+from jax_robust_kd import data, models, optim, threat
+from jax_robust_kd.attacks import Budget, ascent, suite
+from jax_robust_kd.config import Config, check_arguments
+from jax_robust_kd.core import Method, TrainState, UserError
 from jax_robust_kd.methods import METHODS
-from jax_robust_kd.metrics import read_json
+from jax_robust_kd.networks import Network, make_model
 from jax_robust_kd.train_step import Recipe, create_state
 
 
-class Network(NamedTuple):
-  """A network with its weights.
-
-  Attributes:
-    name: of the architecture.
-    forward: (variables, image, mode) -> Output.
-    variables: {'params', 'batch_stats'}.
-    num_classes: K.
-    sha256: of the weights, '' if they were just initialised.
-    step: optimizer steps they were trained for.
-    chosen_by: how the checkpoint was chosen.
-  """
-
-  name: str
-  forward: Callable
-  variables: PyTree
-  num_classes: int
-  sha256: str = ''
-  step: int = 0
-  chosen_by: str = ''
-
-
 def load_data(c: Config) -> data.Dataset:
-  """Reads the data set of a config."""
-  return data.load(
+  """Finds the data set of a config."""
+  fields = data.Reading._fields
+  dataset = data.load(
     c.data.name,
     data_dir=c.data.data_dir,
     train_split=c.data.train_split,
     test_split=c.data.test_split,
     num_train=c.data.num_train,
     val_size=c.data.val_size,
+    reading=data.Reading(**{key: c.data[key] for key in fields}),
+  )
+  if not c.data.extra.file:
+    return dataset
+  return dataset._replace(
+    extra=data.load_extra(
+      c.data.extra.file,
+      share=c.data.extra.share,
+      labels=c.data.extra.labels,
+      shape=dataset.train.image.shape[1:],
+      num_classes=dataset.num_classes,
+    )
   )
 
 
@@ -82,13 +70,17 @@ def check(c: Config, dataset: data.Dataset) -> None:
       f'data.batch_size={c.data.batch_size} is larger than the '
       f'{len(dataset.train.label)} training images'
     )
+  if _teacher_labels(c) and not make_method(c).needs_teacher:
+    raise UserError(
+      f"data.extra.labels='teacher', but method {c.method.name!r} has no "
+      "teacher; use 'file'"
+    )
   if c.eval.num_examples > len(dataset.test.label):
     raise UserError(
       f'eval.num_examples={c.eval.num_examples} is larger than the '
       f'{len(dataset.test.label)} test images; 0 takes all'
     )
-  for spec in (c.eval.attack, *c.eval.suite):
-    parse_attack(spec, make_budget(c))
+  suite.plan((c.eval.attack, *c.eval.suite), make_budget(c))
   method = make_method(c)
   if method.needs_teacher and not (c.teacher.checkpoint or c.teacher.config):
     raise UserError(
@@ -97,6 +89,11 @@ def check(c: Config, dataset: data.Dataset) -> None:
       'config.teacher.config to the config that trains one'
     )
   make_student(c, dataset)
+
+
+def _teacher_labels(c: Config) -> bool:
+  """Returns whether there are images that only the teacher can label."""
+  return bool(c.data.extra.file) and c.data.extra.labels == 'teacher'
 
 
 def make_method(c: Config) -> Method:
@@ -114,27 +111,17 @@ def make_method(c: Config) -> Method:
 
 def make_budget(c: Config) -> Budget:
   """Builds the threat model that is evaluated."""
-  norm, epsilon, step_size = config_lib.threat_model(c)
+  norm, epsilon, step_size = threat.threat_model(c)
   return Budget(
     norm=norm,
-    epsilon=parse_radius('eval.epsilon', epsilon),
-    step_size=parse_radius('eval.step_size', step_size),
+    epsilon=threat.parse_radius('eval.epsilon', epsilon),
+    step_size=threat.parse_radius('eval.step_size', step_size),
   )
 
 
 def make_student(c: Config, dataset: data.Dataset) -> nn.Module:
   """Builds the student's module."""
   return make_model(c.student.to_dict(), dataset, c.precision)
-
-
-def make_model(
-  fields: dict, dataset: data.Dataset, precision: str
-) -> nn.Module:
-  """Builds a module by name, normalizing with the data set's statistics."""
-  fields = {'mean': dataset.mean, 'std': dataset.std, **fields}
-  name = fields.pop('name')
-  dtype = jnp.bfloat16 if precision == 'bfloat16' else jnp.float32
-  return models.build(name, dataset.num_classes, {**fields, 'dtype': dtype})
 
 
 def init_network(c: Config, dataset: data.Dataset) -> Network:
@@ -145,62 +132,6 @@ def init_network(c: Config, dataset: data.Dataset) -> Network:
   variables = models.init(module, key, image)
   forward = partial(models.forward, module)
   return Network(c.student.name, forward, dict(variables), dataset.num_classes)
-
-
-def load_network(
-  workdir: str, dataset: data.Dataset, which: str = 'best'
-) -> Network:
-  """Loads the network that a run trained.
-
-  Args:
-    workdir: of a run of this program.
-    dataset: whose images it will see.
-    which: 'best' or 'last'.
-
-  Raises:
-    UserError: there is no such run, it has no checkpoint, or it was trained
-      for another number of classes.
-  """
-  path = Path(workdir)
-  if not (path / 'config.json').exists():
-    raise UserError(
-      f'{workdir} is not the workdir of a run (it has no config.json)'
-    )
-  c: Config = ConfigDict(read_json(path / 'config.json'))
-  found = checkpoint.read(path, which)
-  if found is None:
-    raise UserError(f'{workdir} has no {which!r} checkpoint; is it finished?')
-  state, record = found
-  if record['num_classes'] != dataset.num_classes:
-    raise UserError(
-      f'the network in {workdir} has {record["num_classes"]} classes, '
-      f'data set {dataset.name!r} has {dataset.num_classes}'
-    )
-  module = make_model(
-    {**record['normalization'], **c.student.to_dict()}, dataset, c.precision
-  )
-  params = state['ema_params'] or state['params']['student']
-  variables = {'params': params, 'batch_stats': state['batch_stats'] or {}}
-  forward = partial(models.forward, module)
-  return Network(
-    c.student.name,
-    forward,
-    variables,
-    dataset.num_classes,
-    checkpoint.tree_sha256(variables),
-    int(state['step']),
-    'nothing, the last step' if which == 'last' else record['chosen_by'],
-  )
-
-
-def check_teacher(c: Config, teacher: Network) -> None:
-  """Refuses a teacher with other weights than `teacher.sha256`, if given."""
-  wanted = c.teacher.sha256
-  if wanted and not teacher.sha256.startswith(wanted):
-    raise UserError(
-      f'the teacher in {c.teacher.checkpoint} has sha256 {teacher.sha256}, '
-      f'not teacher.sha256={wanted}; clear that field to accept it'
-    )
 
 
 def make_recipe(
@@ -233,8 +164,8 @@ def make_recipe(
   maximize = partial(
     ascent,
     norm=c.attack.norm,
-    epsilon=parse_radius('attack.epsilon', c.attack.epsilon),
-    step_size=parse_radius('attack.step_size', c.attack.step_size),
+    epsilon=threat.parse_radius('attack.epsilon', c.attack.epsilon),
+    step_size=threat.parse_radius('attack.step_size', c.attack.step_size),
     num_steps=c.attack.num_steps,
     init=c.attack.init,
   )
@@ -250,6 +181,7 @@ def make_recipe(
     attack_mode=c.attack.bn,
     total_steps=total_steps,
     ema_decay=o.ema_decay,
+    teacher_labels=_teacher_labels(c),
   )
   return recipe, schedule
 

@@ -18,6 +18,9 @@ import orbax.checkpoint as ocp
 
 from jax_robust_kd.core import PyTree, RunError, UserError
 
+# Orbax raises its errors, and prints them with ten tracebacks each before.
+logging.set_verbosity(logging.FATAL)
+
 
 def open_folder(workdir: Path, name: str, keep: int) -> ocp.CheckpointManager:
   """Opens `workdir/checkpoints/<name>` for asynchronous saving.
@@ -27,8 +30,6 @@ def open_folder(workdir: Path, name: str, keep: int) -> ocp.CheckpointManager:
     name: 'last' or 'best'.
     keep: newest steps that are kept.
   """
-  # Orbax raises its errors, and prints them with ten tracebacks each before.
-  logging.set_verbosity(logging.FATAL)
   options = ocp.CheckpointManagerOptions(
     max_to_keep=keep, cleanup_tmp_directories=True
   )

@@ -5,7 +5,6 @@ files only override. Nothing below `build.py` ever sees a config.
 """
 
 import difflib
-from fractions import Fraction
 import inspect
 from pathlib import Path
 import runpy
@@ -14,6 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jax_robust_kd.core import UserError
+from jax_robust_kd.threat import THREATS, check_radii, threat_model
 
 # A ConfigDict. Its own annotations make a union of every key's types.
 Config = Any
@@ -61,12 +61,17 @@ def base_config(dataset: str = 'digits') -> Config:
     every_epochs=5,  # validation; chooses `best`
     attack='pgd-10',  # while training, on validation images
     suite=('fgsm', 'pgd-20', 'cw-20'),  # at the end, on test images
-    norm='',  # threat model of the evaluation; '' is that of `attack`
+    threat='',  # threat model by name: 'linf_8_255', 'l2_0.5', ...
+    norm='',  # or by its parts ('l1' too); '' is that of `attack`
     epsilon='',
     step_size='',
     num_examples=0,  # of the test split; 0: all
     batch_size=256,  # over all devices
     checkpoint='best',  # or 'last'
+    attack_precision='float32',  # or 'bfloat16'; float32 always decides
+    save_images=True,  # keep adversarial images beside the flags
+    num_checked=100,  # images that `--mode check` attacks by itself
+    corruptions=(),  # such as ('fog_3',), or ('all',): CIFAR-10-C
   )
   c.save = dict(every_steps=500, keep=2)  # checkpoints to resume from
   if dataset == 'digits':
@@ -77,17 +82,33 @@ def base_config(dataset: str = 'digits') -> Config:
 def _data(dataset: str) -> dict:
   """The data group; what depends on the data set is set in `configs/`."""
   return dict(
-    name=dataset,  # 'digits', a TFDS name, 'npz:FILE' or an image folder
+    name=dataset,  # in DATASETS, any TFDS name, 'npz:FILE' or an image folder
     data_dir='',  # of TFDS; '' is TFDS_DATA_DIR or ~/tensorflow_datasets
     train_split='',  # TFDS splits, '' for the data set's own
     test_split='',
     num_train=0,  # use only the first images; 0: all
     val_size=0,  # last training images, held out; 0: the data set's default
     batch_size=128,  # over all devices
+    image_size=0,  # side that images are brought to, in pixels; 0: as they are
+    memory_gb=8.0,  # a set of more gigabytes of pixels streams from disk
+    workers=4,  # processes that decode a streamed set; 0: a thread
+    damaged='stop',  # or 'skip': train without an image, and name it
+    extra=dict(  # generated images, mixed into every batch
+      file='',  # .npz with image and label; '': none
+      share=0.7,  # of each batch
+      labels='file',  # or 'teacher': the class that it sees
+    ),
     augment=dict(
       crop_pad=4,  # pixels of zero padding before a random crop; 0: off
+      crop_shift=0,  # most pixels lost by Cropshift, in place of crop_pad
+      resized_crop=0.0,  # smallest area of an enlarged crop, likewise
       flip=True,
+      policy='',  # a name in data/policy_tables.py
+      policy_ops=2,  # of RandAugment
+      policy_magnitude=9,  # of RandAugment, 0 to 30
       cutout=0,  # side of the square; 0: off
+      erase_prob=0.0,  # of a covered box of random shape
+      erase_area=0.33,  # its largest share of the image
       mixup_alpha=0.0,  # Beta(alpha, alpha); 0: off
       cutmix_alpha=0.0,
     ),
@@ -124,69 +145,6 @@ def load_config(spec: str) -> Config:
   return get_config(argument) if argument else get_config()
 
 
-def parse_radius(name: str, value: str) -> float:
-  """Reads a radius such as '8/255' or '0.5'.
-
-  Args:
-    name: the field, for the message.
-    value: the text.
-
-  Returns:
-    The number, in pixel range 0-1.
-
-  Raises:
-    UserError: not a positive number, or a decimal so close to n/255 that n/255
-      was probably meant; it is refused rather than silently changed.
-  """
-  try:
-    number = Fraction(str(value).replace(' ', ''))
-  except (ValueError, ZeroDivisionError):
-    raise UserError(
-      f"{name}={value!r} is not a number; write it like '8/255' or '0.5'"
-    ) from None
-  if number <= 0:
-    raise UserError(f'{name}={value!r} must be positive, like 8/255')
-  pixels = number * 255
-  nearest = round(pixels)
-  close = nearest and abs(pixels - nearest) < Fraction(12, 100)
-  if '/' not in str(value) and close and pixels != nearest and number < 0.2:
-    raise UserError(
-      f'{name}={value!r} is {float(pixels):.3f}/255: write {nearest}/255 if '
-      f'that is meant, or {number} if you mean exactly {value}'
-    )
-  return float(number)
-
-
-def check_radii(group: str, norm: str, epsilon: str, step_size: str) -> None:
-  """Checks a threat model before anything is compiled.
-
-  Raises:
-    UserError: unknown norm, a radius in units of 255, a step longer than the
-      radius (the two are easily swapped).
-  """
-  if norm not in ('linf', 'l2'):
-    raise UserError(f'{group}.norm={norm!r} is unknown; use linf or l2')
-  radius = parse_radius(f'{group}.epsilon', epsilon)
-  step = parse_radius(f'{group}.step_size', step_size)
-  if norm == 'linf' and radius > 1:
-    raise UserError(
-      f'{group}.epsilon={epsilon} is larger than the pixel range 0-1; write '
-      f'{epsilon}/255 for {epsilon} grey levels'
-    )
-  if step > radius:
-    raise UserError(
-      f'{group}.step_size={step_size} is larger than {group}.epsilon='
-      f'{epsilon}; are the two swapped?'
-    )
-
-
-def threat_model(c: Config) -> tuple[str, str, str]:
-  """Returns norm, epsilon and step size that are evaluated."""
-  keys = ('norm', 'epsilon', 'step_size')
-  norm, epsilon, step_size = (c.eval[k] or c.attack[k] for k in keys)
-  return norm, epsilon, step_size
-
-
 def _one_of(name: str, value, options) -> None:
   if value not in options:
     choices = ', '.join(str(o) for o in options)
@@ -205,11 +163,18 @@ def validate(c: Config) -> None:
     UserError: the first mistake, naming the field, the value and the remedy.
   """
   check_radii('attack', c.attack.norm, c.attack.epsilon, c.attack.step_size)
-  check_radii('eval', *threat_model(c))
+  if c.eval.threat:
+    _one_of('eval.threat', c.eval.threat, THREATS)
+  check_radii('eval', *threat_model(c), norms=('linf', 'l2', 'l1'))
   _one_of('attack.init', c.attack.init, ('zero', 'uniform', 'gaussian'))
   _one_of('attack.bn', c.attack.bn, ('eval', 'batch'))
   _one_of('precision', c.precision, ('float32', 'bfloat16'))
   _one_of('eval.checkpoint', c.eval.checkpoint, ('best', 'last'))
+  _one_of(
+    'eval.attack_precision', c.eval.attack_precision, ('float32', 'bfloat16')
+  )
+  _one_of('data.damaged', c.data.damaged, ('stop', 'skip'))
+  _one_of('data.extra.labels', c.data.extra.labels, ('file', 'teacher'))
   _one_of('optimizer.name', c.optimizer.name, ('sgd', 'adamw'))
   _one_of(
     'optimizer.schedule', c.optimizer.schedule, ('cosine', 'step', 'constant')
@@ -220,6 +185,7 @@ def validate(c: Config) -> None:
     ('data.batch_size', c.data.batch_size),
     ('eval.batch_size', c.eval.batch_size),
     ('eval.every_epochs', c.eval.every_epochs),
+    ('eval.num_checked', c.eval.num_checked),
     ('optimizer.epochs', c.optimizer.epochs),
     ('save.every_steps', c.save.every_steps),
     ('save.keep', c.save.keep),
@@ -229,6 +195,9 @@ def validate(c: Config) -> None:
   for name, value in (
     ('data.num_train', c.data.num_train),
     ('data.val_size', c.data.val_size),
+    ('data.image_size', c.data.image_size),
+    ('data.memory_gb', c.data.memory_gb),
+    ('data.workers', c.data.workers),
     ('eval.num_examples', c.eval.num_examples),
     ('optimizer.learning_rate', c.optimizer.learning_rate),
     ('optimizer.weight_decay', c.optimizer.weight_decay),

@@ -16,7 +16,13 @@ import numpy as np
 
 from jax_robust_kd import data, parallel
 from jax_robust_kd.attacks import Budget, Result, packing, programs
-from jax_robust_kd.attacks.suite import make_job, num_steps, plan, run_jobs
+from jax_robust_kd.attacks.suite import (
+  Store,
+  make_job,
+  num_steps,
+  plan,
+  run_jobs,
+)
 from jax_robust_kd.core import PyTree, RunError
 
 
@@ -128,10 +134,12 @@ def evaluate_suite(
     num_classes=num_classes(network, split),
     seed=seed,
     runner=make_runner(batch_size, len(label))._replace(say=say, tick=tick),
-    load=lambda unit: _load(folder, unit, identity),
-    save=lambda unit, arrays: _save(folder, unit, identity, arrays),
+    store=Store(
+      lambda unit: _load(folder, unit, identity),
+      lambda unit, arrays: _save(folder, unit, identity, arrays),
+      keep_adv,
+    ),
     show=show,
-    keep_adv=keep_adv,
   )
 
 

@@ -2,7 +2,8 @@
 
   python -m jax_robust_kd.main --config configs/quickstart.py --workdir runs/q
 
-Exit codes: 0 done, 1 the run cannot go on, 2 a mistake in what was given.
+Exit codes: 0 done, 1 the run cannot go on, 2 a mistake in what was given, 3 a
+check is red: the numbers cannot be believed.
 """
 
 from pathlib import Path
@@ -19,7 +20,8 @@ USAGE = """usage: python -m jax_robust_kd.main --config FILE --workdir FOLDER
   --config FILE[:ARGUMENT]   settings, such as configs/rslad.py:cifar10
   --config.GROUP.KEY=VALUE   overrides one (they are in jax_robust_kd/config.py)
   --workdir FOLDER           for all files; the same command again goes on there
-  --mode train|eval          train and evaluate, or evaluate alone"""
+  --mode train|eval|check    train and evaluate; evaluate alone; evaluate and
+                             say whether the numbers can be believed"""
 
 
 def parse(argv: list[str]) -> flags.FlagValues:
@@ -40,8 +42,8 @@ def parse(argv: list[str]) -> flags.FlagValues:
     'workdir', None, 'Folder for all files of the run.', flag_values=values
   )
   flags.DEFINE_enum(
-      'mode', 'train', ['train', 'eval'],
-      'train (and evaluate), or eval alone.', flag_values=values,
+      'mode', 'train', ['train', 'eval', 'check'],
+      'train (and evaluate), eval alone, or check.', flag_values=values,
   )  # fmt: skip
   for before, word in zip(argv, argv[1:], strict=False):
     if word.startswith('--config=') or before == '--config':
@@ -80,14 +82,14 @@ def main(argv: list[str]) -> int:
     keep_freed_memory()
     from jax_robust_kd import job
 
-    job.run(values.config, Path(values.workdir), values.mode)
+    level = job.run(values.config, Path(values.workdir), values.mode)
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
   except RunError as error:
     print(f'stopped: {error}', file=sys.stderr)
     return 1
-  return 0
+  return 3 if level == 'red' else 0
 
 
 if __name__ == '__main__':

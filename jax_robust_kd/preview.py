@@ -4,7 +4,7 @@ from functools import partial
 
 import jax
 
-from jax_robust_kd import build, cost, data, models
+from jax_robust_kd import cost, data, models, networks
 from jax_robust_kd.config import Config
 from jax_robust_kd.core import TrainState
 from jax_robust_kd.train_step import Recipe, train_step
@@ -15,8 +15,8 @@ def describe(
   dataset: data.Dataset,
   recipe: Recipe,
   state: TrainState,
-  student: build.Network,
-  teacher: build.Network | None,
+  student: networks.Network,
+  teacher: networks.Network | None,
 ) -> list[str]:
   """Returns what is about to run and what a step costs."""
   devices = jax.devices()
@@ -47,6 +47,6 @@ def describe(
   ]
 
 
-def _size(network: build.Network) -> str:
+def _size(network: networks.Network) -> str:
   count = models.num_params(network.variables['params'])
   return f'{network.name}, {count:,} parameters'

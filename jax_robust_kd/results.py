@@ -7,7 +7,7 @@ import subprocess
 import jax
 import numpy as np
 
-from jax_robust_kd import __version__, build, data, evaluate, models
+from jax_robust_kd import __version__, data, evaluate, models, networks
 from jax_robust_kd.attacks import Result
 from jax_robust_kd.config import Config
 from jax_robust_kd.core import RunError
@@ -18,10 +18,11 @@ from jax_robust_kd.threat import threat_model
 def write(
   c: Config,
   folder: Path,
-  network: build.Network,
+  network: networks.Network,
   dataset: data.Dataset,
   test: data.Split,
   found: Result,
+  corrupted: dict[str, float],
 ) -> None:
   """Writes results.json and images.csv.
 
@@ -31,6 +32,10 @@ def write(
   table = image_table(test, found)
   write_csv(folder / 'images.csv', table)
   card = make_card(c, network, dataset, found)
+  card['corruptions'] = corrupted
+  # The mean over kinds and severities, as RobustBench's card has it.
+  values = list(corrupted.values())
+  card['corruptions_acc'] = float(np.mean(values)) if values else None
   write_json(folder / 'results.json', {**card, 'images': table})
 
 
@@ -73,7 +78,7 @@ def write_csv(path: Path, table: dict[str, list]) -> None:
 
 
 def make_card(
-  c: Config, network: build.Network, dataset: data.Dataset, found: Result
+  c: Config, network: networks.Network, dataset: data.Dataset, found: Result
 ) -> dict:
   """Returns the card of a run: RobustBench's keys where they exist."""
   count = len(found.correct['robust'])

@@ -86,7 +86,8 @@ def threat_model(c: Any) -> tuple[str, str, str]:
   named = THREATS.get(c.eval.threat, ('', ''))
   if named[1]:
     named = (*named, f'{Fraction(named[1]) / 4}')
-  return tuple(
+  norm, epsilon, step_size = (
     c.eval[key] or (named[i] if named[1] else c.attack[key])
     for i, key in enumerate(keys)
   )
+  return norm, epsilon, step_size

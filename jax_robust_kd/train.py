@@ -17,6 +17,7 @@ from jax_robust_kd import (
   data,
   evaluate,
   metrics,
+  networks,
   parallel,
   preview,
 )
@@ -78,8 +79,8 @@ def train(c: Config, workdir: Path, label: str, dataset: data.Dataset) -> None:
   """
   teacher = None
   if build.make_method(c).needs_teacher:
-    teacher = build.load_network(c.teacher.checkpoint, dataset)
-    build.check_teacher(c, teacher)
+    teacher = networks.load_network(c.teacher.checkpoint, dataset)
+    networks.check_teacher(c, teacher)
   student = build.init_network(c, dataset)
   per_epoch = data.num_batches(len(dataset.train.label), c.data.batch_size)
   recipe, schedule = build.make_recipe(c, student, teacher, dataset, per_epoch)
@@ -120,15 +121,15 @@ def train(c: Config, workdir: Path, label: str, dataset: data.Dataset) -> None:
 
 
 def _make_batches(c: Config, dataset: data.Dataset) -> Callable:
-  return lambda start: data.train_batches(
+  batches = partial(
+    data.train_batches,
     dataset.train,
     batch_size=c.data.batch_size,
     seed=c.seed,
-    start_step=start,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
-    num_local_devices=jax.local_device_count(),
+    extra=dataset.extra if c.data.extra.file else None,  # not the teacher's
+    **parallel.place(),
   )
+  return lambda start: parallel.prefetch(batches(start_step=start))
 
 
 def _make_validate(
@@ -136,16 +137,16 @@ def _make_validate(
 ) -> Callable:
   """Builds state -> clean and robust accuracy on the validation images."""
   budget = build.make_budget(c)
-  attack = evaluate.make_attack(forward, c.eval.attack, budget, c.seed)
-  clean = evaluate.make_attack(forward, 'clean', budget, c.seed)
+  clean, attack = (
+    evaluate.make_attack(forward, spec, budget, c.seed, c.eval.batch_size)
+    for spec in ('clean', c.eval.attack)
+  )
 
   def run(state: TrainState) -> dict[str, float]:
     params = state.ema_params or state.params['student']
     variables = {'params': params, 'batch_stats': state.batch_stats}
-    right, robust = (
-      a(variables, dataset.val, c.eval.batch_size).margin < 0
-      for a in (clean, attack)
-    )
+    right = clean(variables, dataset.val).margin < 0
+    robust = attack(variables, dataset.val).margin < 0
     return {
       'val_clean': float(right.mean()),
       'val_robust': float((right & robust).mean()),
@@ -295,6 +296,5 @@ def _text(line: dict, best: dict, rate: float) -> str:
 
 
 def _log_to_board(board, line: dict) -> None:
-  if board is not None:
-    for name, value in line.items():
-      board.add_scalar(name, value, line['step'])
+  for name, value in line.items() if board is not None else ():
+    board.add_scalar(name, value, line['step'])

@@ -18,6 +18,7 @@ from jax_robust_kd.core import (
   TrainState,
   image_keys,
 )
+from jax_robust_kd.data import to_float
 
 # What a step's key is folded with, so that no two uses share a key.
 _AUGMENT, _ATTACK = 0, 1
@@ -36,6 +37,7 @@ class Recipe(NamedTuple):
     attack_mode: BatchNorm of the student while attacked, 'eval' or 'batch'.
     total_steps: of the whole run.
     ema_decay: of the averaged weights, 0 for none.
+    teacher_labels: an image of label -1 gets the class the teacher sees in it.
   """
 
   method: Method
@@ -47,6 +49,7 @@ class Recipe(NamedTuple):
   attack_mode: str
   total_steps: int
   ema_decay: float
+  teacher_labels: bool = False
 
 
 def create_state(
@@ -107,9 +110,11 @@ def train_step(
     The next state, and scalar metrics with 'loss' among them.
   """
   key = jax.random.fold_in(jax.random.key(state.seed), state.step)
-  index = batch['index']
+  index, label = batch['index'], batch['label']
+  if recipe.teacher_labels:
+    label = _label(recipe, teacher_variables, batch['image'], label)
   view = recipe.augment(
-    jax.random.fold_in(key, _AUGMENT), index, batch['image'], batch['label']
+    jax.random.fold_in(key, _AUGMENT), index, batch['image'], label
   )
   attacked = _context(
     recipe, state, state.params, teacher_variables, recipe.attack_mode
@@ -127,6 +132,16 @@ def train_step(
   metrics = {'loss': out.loss, **out.metrics}
   averaged = jax.lax.pmean((grads, out.batch_stats, metrics), AXIS)
   return _update(recipe, state, *averaged)
+
+
+def _label(
+  recipe: Recipe, teacher_variables: PyTree, image: Array, label: Array
+) -> Array:
+  """Replaces labels of -1 by the teacher's, as Carmon et al. 2019."""
+  if recipe.teacher is None:
+    raise ValueError('there is no teacher to label the images')
+  output = recipe.teacher(teacher_variables, to_float(image), 'eval')
+  return jnp.where(label < 0, output.logits.argmax(-1), label)
 
 
 def _context(

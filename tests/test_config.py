@@ -4,30 +4,30 @@ from pathlib import Path
 
 import pytest
 
-from jax_robust_kd import build, config, data, job
+from jax_robust_kd import build, config, data, job, threat
 from jax_robust_kd.core import UserError
 
 CONFIGS = sorted((Path(__file__).parent.parent / 'configs').glob('*.py'))
 
 
 def test_radii_are_exact():
-  assert config.parse_radius('e', '8/255') == 8 / 255
-  assert config.parse_radius('e', ' 8 / 255 ') == 8 / 255
-  assert config.parse_radius('e', '0.5') == 0.5
-  assert config.parse_radius('e', '31/1000') == 0.031
-  assert config.parse_radius('e', '0.1') == 0.1
+  assert threat.parse_radius('e', '8/255') == 8 / 255
+  assert threat.parse_radius('e', ' 8 / 255 ') == 8 / 255
+  assert threat.parse_radius('e', '0.5') == 0.5
+  assert threat.parse_radius('e', '31/1000') == 0.031
+  assert threat.parse_radius('e', '0.1') == 0.1
 
 
 @pytest.mark.parametrize('text', ['0.031', '0.0314', '0.0078', '0.0157'])
 def test_rounded_radii_are_said_not_changed(text):
   with pytest.raises(UserError, match='/255 if that is meant'):
-    config.parse_radius('e', text)
+    threat.parse_radius('e', text)
 
 
 @pytest.mark.parametrize('text', ['0', '-0.1', '1/0', 'eight', '8/255/2', ''])
 def test_radii_that_are_no_radii(text):
   with pytest.raises(UserError):
-    config.parse_radius('e', text)
+    threat.parse_radius('e', text)
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
@@ -55,9 +55,9 @@ def test_every_method_has_a_config():
 def test_evaluation_follows_the_attack_unless_told_otherwise():
   c = config.base_config('cifar10')
   c.attack.epsilon = '4/255'
-  assert config.threat_model(c) == ('linf', '4/255', '2/255')
+  assert threat.threat_model(c) == ('linf', '4/255', '2/255')
   c.eval.epsilon = '2/255'
-  assert config.threat_model(c) == ('linf', '2/255', '2/255')
+  assert threat.threat_model(c) == ('linf', '2/255', '2/255')
   assert c.attack.epsilon == '4/255'
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from jax_robust_kd import data, evaluate
 from jax_robust_kd.attacks import Budget
+from jax_robust_kd.attacks.packing import check_inside
 from jax_robust_kd.core import Output
 
 BUDGET = Budget('linf', 0.1, 0.03)
@@ -28,10 +29,11 @@ def grey(levels) -> data.Split:
 
 
 def run(split, suite=('pgd-20',), **more):
-  return evaluate.evaluate_suite(
+  found = evaluate.evaluate_suite(
       forward=brightness, variables={}, split=split, suite=suite,
       budget=BUDGET, seed=0, batch_size=4, **more,
   )  # fmt: skip
+  return found.correct
 
 
 def test_an_image_is_robust_exactly_within_the_margin():
@@ -65,45 +67,43 @@ def test_no_image_is_dropped(count):
 def test_result_does_not_depend_on_the_batches(digits):
   forward, variables = network(0, 4)
   split = data.Split(digits.test.image[:30], digits.test.label[:30])
-  attack = evaluate.make_attack(forward, 'pgd-5', BUDGET, 0)
-  a = attack(variables, split, 4)
-  b = attack(variables, split, 16)
+  a, b = (
+    evaluate.make_attack(forward, 'pgd-5', BUDGET, 0, size)(variables, split)
+    for size in (4, 16)
+  )
   np.testing.assert_allclose(a.adv, b.adv, atol=1e-6)
-  rows = np.array([3, 17, 29])
-  part = attack(variables, split, 4, rows)
-  np.testing.assert_allclose(part.adv, a.adv[rows], atol=1e-6)
+  np.testing.assert_allclose(a.margin, b.margin, atol=1e-5)
 
 
 def test_kept_flags_are_used_and_only_for_the_same_weights(tmp_path):
-  path = tmp_path / 'flags.npz'
   split = grey([0, 120, 255])
-  first = run(split, ('fgsm',), flags_file=path, identity='a')
-  np.savez(path, identity=np.array('a'), clean=np.zeros(3, bool))
-  resumed = run(split, ('fgsm',), flags_file=path, identity='a')
+  first = run(split, ('fgsm',), folder=tmp_path, identity='a')
+  margin = np.full(3, 1, np.float32)  # all wrong
+  np.savez(tmp_path / 'clean-0.npz', identity=np.array('a'), margin=margin)
+  resumed = run(split, ('fgsm',), folder=tmp_path, identity='a')
   assert not resumed['robust'].any(), 'the kept flags were not used'
-  again = run(split, ('fgsm',), flags_file=path, identity='b')
+  again = run(split, ('fgsm',), folder=tmp_path, identity='b')
   np.testing.assert_array_equal(again['robust'], first['robust'])
 
 
 def test_damaged_flags_are_computed_again(tmp_path):
-  path = tmp_path / 'flags.npz'
-  path.write_bytes(b'PK not a zip file')
-  flags = run(grey([0, 255]), ('fgsm',), flags_file=path, identity='a')
+  (tmp_path / 'clean-0.npz').write_bytes(b'PK not a zip file')
+  flags = run(grey([0, 255]), ('fgsm',), folder=tmp_path, identity='a')
   assert flags['robust'].all()
 
 
 def test_the_ball_is_checked_in_float64():
   image = np.full((2, 3, 3, 1), 0.5)
-  evaluate.check_inside(image + 0.1, image, 'linf', 0.1)
+  check_inside(image + 0.1, image, 'linf', 0.1)
   with pytest.raises(AssertionError, match='delta'):
-    evaluate.check_inside(image + 0.1001, image, 'linf', 0.1)
+    check_inside(image + 0.1001, image, 'linf', 0.1)
   with pytest.raises(AssertionError, match='delta'):
-    evaluate.check_inside(image + 0.1, image, 'l2', 0.29)
-  evaluate.check_inside(image + 0.1, image, 'l2', 0.31)
+    check_inside(image + 0.1, image, 'l2', 0.29)
+  check_inside(image + 0.1, image, 'l2', 0.31)
   with pytest.raises(AssertionError, match='left'):
-    evaluate.check_inside(image + 0.6, image, 'linf', 1.0)
+    check_inside(image + 0.6, image, 'linf', 1.0)
   with pytest.raises(AssertionError, match='finite'):
-    evaluate.check_inside(image * np.nan, image, 'linf', 1.0)
+    check_inside(image * np.nan, image, 'linf', 1.0)
 
 
 def test_interval_by_hand():
@@ -123,5 +123,33 @@ def test_float32_products_are_exact_enough_in_evaluation(digits):
     return forward(variables, image, mode)
 
   split = data.Split(digits.test.image[:4], digits.test.label[:4])
-  evaluate.make_attack(spy, 'fgsm', BUDGET, 0)(variables, split, 4)
+  evaluate.make_attack(spy, 'fgsm', BUDGET, 0, 4)(variables, split)
   assert set(seen) == {'highest'}
+
+
+@pytest.mark.parametrize('kept', [0, 3])
+def test_a_suite_goes_on_where_it_was_killed(kept, tmp_path, monkeypatch):
+  """The same flags, margins and images as without the kill."""
+  split = grey(np.linspace(0, 255, 600))
+
+  def attack(folder):
+    return evaluate.evaluate_suite(
+        forward=brightness, variables={}, split=split, batch_size=4,
+        suite=('apgd_ce-4',), budget=BUDGET, seed=0, folder=folder,
+    )  # fmt: skip
+
+  whole = attack(tmp_path / 'whole')
+  assert len(list((tmp_path / 'whole').iterdir())) == 6  # 2 columns, 3 pools
+  save, left = evaluate._save, [kept]
+
+  def killed(*args):
+    if not left[0]:
+      raise KeyboardInterrupt
+    left[0] -= 1
+    save(*args)
+
+  monkeypatch.setattr(evaluate, '_save', killed)
+  with pytest.raises(KeyboardInterrupt):
+    attack(tmp_path / 'other')
+  monkeypatch.setattr(evaluate, '_save', save)
+  jax.tree.map(np.testing.assert_array_equal, whole, attack(tmp_path / 'other'))

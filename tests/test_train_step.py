@@ -10,7 +10,15 @@ import numpy as np
 import optax
 import pytest
 
-from jax_robust_kd import build, checkpoint, data, job, models, parallel
+from jax_robust_kd import (
+  build,
+  checkpoint,
+  data,
+  job,
+  models,
+  networks,
+  parallel,
+)
 from jax_robust_kd.config import load_config
 from jax_robust_kd.core import AXIS, LossOutput, Method, image_keys
 from jax_robust_kd.methods import METHODS
@@ -216,7 +224,7 @@ def test_a_loaded_network_keeps_the_normalization_it_was_trained_with(
   checkpoint.save(folder, 1, jax.tree.map(np.asarray, state), record)
   checkpoint.wait(folder)
   folder.close()
-  loaded = build.load_network(str(tmp_path), digits)
+  loaded = networks.load_network(str(tmp_path), digits)
   image = digits.test.image[:2] / np.float32(255)
   logits = [
     jax.jit(partial(n.forward, mode='eval'))(n.variables, image).logits

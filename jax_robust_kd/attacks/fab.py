@@ -148,19 +148,21 @@ def _start(problem: Problem) -> Array:
 def _init(problem: Problem, targeted: bool) -> State:
   """Chooses the target by the clean logits, and the start."""
   size = len(problem.image)
-  target, restart = problem.label, problem.run
+  target, restart, iterate = problem.label, problem.run, problem.image
   if targeted:
     logits = problem.logits_fn(problem.image)
     count = _targets(problem.budget, logits.shape[-1])
     likeliest = jnp.argsort(-logits, axis=1)
     target = jnp.take(likeliest, problem.run % count + 1, axis=1)
     restart = problem.run // count
+  if problem.budget.num_restarts > 1:
+    iterate = jnp.where(restart > 0, _start(problem), iterate)
   return State(
     adv=problem.image,
     fooled=jnp.zeros(size, bool),
     distance=jnp.full(size, jnp.inf),
     target=target.astype(jnp.int32),
-    iterate=jnp.where(restart > 0, _start(problem), problem.image),
+    iterate=iterate,
   )
 
 

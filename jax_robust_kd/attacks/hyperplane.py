@@ -5,6 +5,7 @@ sec. 2.2). In all three a coordinate moves against the normal, up to the face of
 the box; the norm says in what order the coordinates move, and how far.
 """
 
+import jax
 import jax.numpy as jnp
 
 from jax_robust_kd.core import Array
@@ -15,24 +16,35 @@ _FLAT = 1e-8  # below this a coordinate of the normal counts as zero
 def _level(weight: Array, limit: Array, total: Array) -> Array:
   """Returns the level [..., 1] with sum_i weight_i min(level, limit_i) = total.
 
+  The sum is concave in the level and linear between the limits, so that
+  Newton's method from below never overshoots and ends after finitely many
+  rounds, three or four as a rule. Sorting the limits took 50 times as long for
+  images of CIFAR's size: XLA:CPU sorts slowly.
+
   Args:
     weight: [..., n], >= 0.
     limit: [..., n], >= 0.
     total: [..., 1], >= 0; where it is out of reach, the level is infinite.
   """
-  order = jnp.argsort(limit, axis=-1)
-  limit = jnp.take_along_axis(limit, order, axis=-1)
-  weight = jnp.take_along_axis(weight, order, axis=-1)
-  still_rising = jnp.flip(jnp.cumsum(jnp.flip(weight, -1), axis=-1), -1)
-  sums = jnp.cumsum(weight * limit, axis=-1)
-  full = jnp.concatenate([jnp.zeros_like(total), sums[..., :-1]], axis=-1)
-  short = full + still_rising * limit < total
-  count = jnp.sum(short, axis=-1, keepdims=True)
-  index = jnp.minimum(count, limit.shape[-1] - 1)
-  slope = jnp.take_along_axis(still_rising, index, axis=-1)
-  missing = total - jnp.take_along_axis(full, index, axis=-1)
-  level = jnp.where(slope > 0, missing / jnp.where(slope > 0, slope, 1), 0)
-  return jnp.where(count == limit.shape[-1], jnp.inf, level)
+
+  def sums_to_total(level):
+    """The level, if just those that are above `level` are below their limit."""
+    rising = limit > level
+    slope = jnp.sum(jnp.where(rising, weight, 0), -1, keepdims=True)
+    full = jnp.sum(jnp.where(rising, 0, weight * limit), -1, keepdims=True)
+    beyond = jnp.where(total > full, jnp.inf, 0)
+    steep = jnp.where(slope > 0, slope, 1)
+    return jnp.where(slope > 0, (total - full) / steep, beyond)
+
+  def raise_level(levels):
+    _, level = levels
+    return level, jnp.maximum(level, sums_to_total(level))
+
+  zero = jnp.zeros_like(total)
+  levels = (zero, sums_to_total(zero))
+  return jax.lax.while_loop(
+    lambda levels: jnp.any(levels[0] < levels[1]), raise_level, levels
+  )[1]
 
 
 def _step_linf(slope: Array, room: Array, gap: Array) -> Array:

@@ -13,15 +13,14 @@ import numpy as np
 from jax_robust_kd.attacks.gradient import Budget
 from jax_robust_kd.attacks.programs import Runner, make_program
 from jax_robust_kd.attacks.stepwise import Problem, Stepwise, advance
-from jax_robust_kd.core import fold_in, image_keys
+from jax_robust_kd.core import image_keys
 from jax_robust_kd.losses import margin
 
 _ROUNDING = 1e-6  # float32 rounding allowed outside of the ball
-_FIRST = {'run': np.int32(0)}
 _ORDERS = {'linf': np.inf, 'l2': 2, 'l1': 1}
 
 
-Key = Callable[[], jax.Array]  # called while tracing
+Key = Callable[[], jax.Array]
 
 
 class Rows(NamedTuple):
@@ -90,38 +89,48 @@ def make_attack(
     runner: how programs are compiled and batches are cut.
   """
 
-  def keys(scalars, rows):
-    return fold_in(image_keys(key(), rows.index), scalars['run'])
+  def scalars(run: int) -> dict:
+    own = jax.random.fold_in(key(), run)
+    return {'key': np.asarray(jax.random.key_data(own)), 'run': np.int32(run)}
 
   def whole(shared, rows):
     apply, scalars = shared
-    rng = keys(scalars, rows)
+    rng = _keys(scalars, rows)
     return attack(rng, apply, rows.image, rows.label, budget)  # type: ignore[misc]
 
   if isinstance(attack, Stepwise):
-    find = _in_pieces(name, attack, budget, keys, runner)
+    find = _in_pieces(name, attack, budget, scalars, runner)
   elif attack is None:
     find = lambda apply, rows: rows.image  # noqa: E731
   else:
     program = make_program(name, whole, _one_bucket(runner))
-    find = lambda apply, rows: program(apply, _FIRST, rows)  # noqa: E731
+    find = lambda apply, rows: program(apply, scalars(0), rows)  # noqa: E731
 
   def run(apply: Partial, judge: Partial, rows: Rows) -> Attacked:
     adv = find(apply, rows)
     check_inside(adv, rows.image, budget.norm, budget.epsilon)
-    return Attacked(adv, judged(judge, _FIRST, rows._replace(image=adv)))
+    return Attacked(adv, judged(judge, {}, rows._replace(image=adv)))
 
   return run
 
 
+def _keys(scalars: dict, rows: Rows) -> jax.Array:
+  """One key per image, [n], of this column and run."""
+  return image_keys(jax.random.wrap_key_data(scalars['key']), rows.index)
+
+
 def _in_pieces(
-  name: str, attack: Stepwise, budget: Budget, keys: Callable, runner: Runner
+  name: str,
+  attack: Stepwise,
+  budget: Budget,
+  scalars: Callable[[int], dict],
+  runner: Runner,
 ) -> Callable:
   """Builds (apply, rows) -> adv, which drops fallen images between pieces."""
 
   def problem(shared, rows):
     apply, scalars = shared
-    rng, run = keys(scalars, rows), scalars['run']
+    rng, run = _keys(scalars, rows), scalars['run']
     return Problem(rng, apply, rows.image, rows.label, budget, run)
 
   def begin(shared, rows):
@@ -132,13 +141,13 @@ def _in_pieces(
     span = shared[1]['first'], shared[1]['last']
     return advance(attack, problem(shared, rows), state, *span)
 
-  start = make_program(f'{name} (start)', begin, runner)
+  start = make_program(f'{name} (start)', begin, runner, seldom=True)
   step = make_program(name, go, runner)
   steps = attack.num_steps(budget)
 
   def run_once(apply, rows: Rows, number: int) -> tuple:
-    scalars = {'run': np.int32(number)}
-    state = start(apply, scalars, rows)
+    constants = scalars(number)
+    state = start(apply, constants, rows)
     for first in range(0, steps, attack.piece):
       alive = np.flatnonzero(~state.fooled)
       if not len(alive):
@@ -146,7 +155,7 @@ def _in_pieces(
       last = min(first + attack.piece, steps)
       part = jax.tree.map(lambda x: x[alive], (rows, state))
       span = {'first': np.int32(first), 'last': np.int32(last)}
-      moved = step(apply, scalars | span, part)
+      moved = step(apply, constants | span, part)
       runner.tick((last - first) * len(rows.label))
       state = jax.tree.map(lambda a, b: _put(a, alive, b), state, moved)
     return state.adv, state.fooled

@@ -61,7 +61,11 @@ class Stepwise(NamedTuple):
 
 
 def advance(
-  attack: Stepwise, problem: Problem, state: Any, first: Array, last: Array
+  attack: Stepwise,
+  problem: Problem,
+  state: Any,
+  first: Array | int,
+  last: Array | int,
 ) -> Any:
   """Takes the steps `first` to `last` - 1."""
   return jax.lax.fori_loop(

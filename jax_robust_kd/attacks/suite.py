@@ -25,7 +25,7 @@ from jax_robust_kd.attacks.programs import Runner, check_buckets
 from jax_robust_kd.attacks.stepwise import Stepwise
 from jax_robust_kd.core import UserError
 
-_POOL = 4  # full batches that are attacked, and kept on disk, at once
+_POOL = 256  # images at least that are attacked, and kept on disk, at once
 
 
 class Job(NamedTuple):
@@ -105,6 +105,25 @@ def num_steps(job: Job, num_classes: int) -> int:
   return job.budget.num_restarts * job.budget.num_steps
 
 
+class Store(NamedTuple):
+  """Where what was found is kept.
+
+  A unit is one column of one pool of images, such as 'pgd-20-0'.
+
+  Attributes:
+    load: unit -> the arrays that `save` was given for it, or None.
+    save: (unit, arrays) -> None.
+    keep_adv: whether adversarial images are kept, and returned.
+  """
+
+  load: Callable[[str], dict[str, np.ndarray] | None] = lambda unit: None
+  save: Callable[[str, dict], None] = lambda unit, arrays: None
+  keep_adv: bool = True
+
+
+NOWHERE = Store()
+
+
 def run_jobs(
   jobs: list[Job],
   apply: Partial,
@@ -115,10 +134,8 @@ def run_jobs(
   num_classes: int,
   seed: int,
   runner: Runner,
-  load: Callable[[str], dict[str, np.ndarray] | None] = lambda unit: None,
-  save: Callable[[str, dict], None] = lambda unit, arrays: None,
+  store: Store = NOWHERE,
   show: Callable[[str], None] = lambda text: None,
-  keep_adv: bool = True,
 ) -> Result:
   """Runs jobs, a pool of images at a time.
 
@@ -131,10 +148,8 @@ def run_jobs(
     num_classes: K.
     seed: an image's key is a fold of it, of the column and of its row.
     runner: devices and buckets.
-    load: unit -> what `save` was given for it, or None.
-    save: keeps the arrays of a unit, which is one column of one pool.
+    store: where units are kept.
     show: told what has come out, in a few words.
-    keep_adv: whether to return and save the adversarial images.
 
   Returns:
     The flags, margins and images.
@@ -154,40 +169,47 @@ def run_jobs(
 
   for job in jobs:
     attack = make_job(job, seed, runner._replace(tick=tick), judged)
+
+    def run(rows, attack=attack):
+      pool = Rows(images(rows), label[rows], rows.astype(np.int32))
+      return attack(apply, judge, pool)
+
     alive = np.ones(len(label), bool)
     for column in job.after:
       alive &= result.correct[column]
-
-    def run(unit, rows, attack=attack, job=job):
-      found = load(unit)
-      if found is None:
-        pool = Rows(images(rows), label[rows], rows.astype(np.int32))
-        found = _as_arrays(attack(apply, judge, pool), job, keep_adv)
-        save(unit, found)
-      return found
-
-    columns = _in_pools(job, alive, _POOL * max(runner.buckets), run)
+    size = max(_POOL, 4 * max(runner.buckets))
+    _record(result, job, alive, _in_pools(job, alive, size, run, store))
     planned += num_steps(job, num_classes) * len(label)
     tick(planned - behind)  # images that fell left earlier
-    if job.attack is None:
-      _check_finite(columns['margin'])
-    correct = alive & (columns['margin'] < 0)
-    result.correct[job.column] = correct
-    result.margin[job.column] = columns['margin']
-    if 'adv' in columns:
-      result.adv[job.column] = columns['adv']
-    show(f'{job.column} {100 * correct.mean():.1f} %')
+    show(f'{job.column} {100 * result.correct[job.column].mean():.1f} %')
   return _with_worst(result, jobs)
 
 
-def _in_pools(job: Job, alive: np.ndarray, size: int, run: Callable) -> dict:
-  """Returns what `run(unit, rows)` finds, a pool at a time, NaN elsewhere."""
+def _record(result: Result, job: Job, alive: np.ndarray, found: dict) -> None:
+  """Puts a column into the result."""
+  if job.attack is None:
+    _check_finite(found['margin'])
+  result.correct[job.column] = alive & (found['margin'] < 0)
+  result.margin[job.column] = found['margin']
+  if 'adv' in found:
+    result.adv[job.column] = found['adv']
+
+
+def _in_pools(
+  job: Job, alive: np.ndarray, size: int, run: Callable, store: Store
+) -> dict[str, np.ndarray]:
+  """Returns what `run(rows)` finds, a pool at a time, NaN elsewhere."""
   columns = {'margin': np.full(len(alive), np.nan, np.float32)}
   for first in range(0, len(alive), size):
     rows = first + np.flatnonzero(alive[first : first + size])
     if not len(rows):
       continue
-    for name, values in run(f'{job.column}-{first}', rows).items():
+    unit = f'{job.column}-{first}'
+    found = store.load(unit)
+    if found is None:
+      found = _as_arrays(run(rows), job, store.keep_adv)
+      store.save(unit, found)
+    for name, values in found.items():
       if name not in columns:
         shape = (len(alive), *values.shape[1:])
         columns[name] = np.full(shape, np.nan, np.float32)

@@ -1,4 +1,4 @@
-"""Data sets in memory, batches, and augmentation on the device."""
+"""Data sets, batches of them, and augmentation on the device."""
 
 from jax_robust_kd.data.augment import make_augment, to_float
 from jax_robust_kd.data.batches import (
@@ -7,17 +7,29 @@ from jax_robust_kd.data.batches import (
   num_batches,
   train_batches,
 )
-from jax_robust_kd.data.source import DATASETS, Dataset, DatasetInfo, load
+from jax_robust_kd.data.extra import Extra, load_extra
+from jax_robust_kd.data.lazy import Reading
+from jax_robust_kd.data.source import (
+  DATASETS,
+  Dataset,
+  DatasetInfo,
+  find_test,
+  load,
+)
 from jax_robust_kd.data.split import Split
 
 __all__ = [
   'DATASETS',
   'Dataset',
   'DatasetInfo',
+  'Extra',
+  'Reading',
   'Split',
   'epoch_order',
   'eval_batches',
+  'find_test',
   'load',
+  'load_extra',
   'make_augment',
   'num_batches',
   'to_float',

@@ -1,10 +1,10 @@
 """Augmentation on the device, inside the compiled step.
 
-The order is fixed: crop, flip, cutout, then mixing. Crop, flip and cutout of an
-image follow from its own key alone, so they do not depend on the batch or the
-device that it is on. Mixing pairs the images 2k and 2k + 1 of the global batch,
-which is in random order already; devices hold contiguous and even parts of it,
-so that pairs never cross devices. All shapes are static.
+The order is fixed: crop, flip, policy, cutout and erasing, then mixing. All but
+mixing follows from an image's own key, so it does not depend on the batch or
+the device that the image is on. Mixing pairs the images 2k and 2k + 1 of the
+global batch, which is in random order already; devices hold contiguous and even
+parts of it, so that pairs never cross devices. All shapes are static.
 """
 
 from collections.abc import Callable
@@ -13,11 +13,22 @@ import jax
 import jax.numpy as jnp
 
 from jax_robust_kd.core import Array, Batch, UserError, fold_in, image_keys
+from jax_robust_kd.data.policies import apply_policy, check_policy, make_policy
+from jax_robust_kd.data.policy_tables import IDBH
+from jax_robust_kd.data.spatial import (
+  inside,
+  random_crop,
+  random_cutout,
+  random_erase,
+  random_flip,
+  random_resized_crop,
+  random_shift,
+)
 
 # What an image's key is folded with, so that switching one augmentation off
 # leaves the others as they were; and the same for the key of the mixing.
-_CROP, _FLIP, _CUTOUT = 0, 1, 2
-_LAMBDA, _CENTER, _COIN = 0, 1, 2
+_CROP, _FLIP, _CUTOUT, _POLICY, _ERASE = range(5)
+_LAMBDA, _CENTER, _COIN = range(3)
 
 
 def to_float(image: Array) -> Array:
@@ -41,61 +52,10 @@ def one_hot(label: Array, num_classes: int, smoothing: float = 0.0) -> Array:
   return target * (1 - smoothing) + smoothing / num_classes
 
 
-def random_crop(keys: Array, image: Array, pad: int) -> Array:
-  """Pads with `pad` zeros on each side and cuts a random window of old size.
-
-  Args:
-    keys: [B], one per image.
-    image: [B, H, W, C].
-    pad: pixels.
-  """
-  size = image.shape[1:]
-  padded = jnp.pad(image, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-
-  def cut(key, one):
-    top, left = jax.random.randint(key, (2,), 0, 2 * pad + 1)
-    return jax.lax.dynamic_slice(one, (top, left, 0), size)
-
-  return jax.vmap(cut)(keys, padded)
-
-
-def random_flip(keys: Array, image: Array) -> Array:
-  """Mirrors left and right with probability 1/2; keys [B], [B, H, W, C]."""
-  flip = jax.vmap(jax.random.bernoulli)(keys)
-  return jnp.where(flip[:, None, None, None], image[:, :, ::-1], image)
-
-
-def random_cutout(
-  keys: Array, image: Array, size: int, fill: float = 0.0
-) -> Array:
-  """Covers one square; DeVries & Taylor 2017, arXiv:1708.04552.
-
-  The centre is uniform over the image, so the square may overhang.
-
-  Args:
-    keys: [B], one per image.
-    image: [B, H, W, C].
-    size: side of the square, pixels.
-    fill: what it is covered with, in the units of `image`.
-  """
-  height, width = image.shape[1:3]
-
-  def outside(key):
-    center = jax.random.randint(
-      key, (2,), 0, jnp.array([height, width], jnp.int32)
-    )
-    top, left = center - size // 2
-    return ~_inside(height, width, top, left, size, size)
-
-  keep = jax.vmap(outside)(keys)[..., None]
-  return jnp.where(keep, image, jnp.asarray(fill, image.dtype))
-
-
 def mix(
   key: Array,
   image: Array,
   target: Array,
-  *,
   mixup_alpha: float,
   cutmix_alpha: float,
   cutmix_prob: float,
@@ -170,15 +130,8 @@ def _cutmix_box(key: Array, lam: Array, height: int, width: int) -> Array:
     key, (2,), 0, jnp.array([height, width], jnp.int32)
   )
   top, left = center[0] - rows // 2, center[1] - columns // 2
-  inside = _inside(height, width, top, left, rows, columns)
-  return inside.astype(jnp.float32)
-
-
-def _inside(height, width, top, left, rows, columns) -> Array:
-  """Returns [H, W] bool: is the pixel in the box, wherever the box may lie?"""
-  y = jnp.arange(height)[:, None]
-  x = jnp.arange(width)[None, :]
-  return (y >= top) & (y < top + rows) & (x >= left) & (x < left + columns)
+  box = inside(height, width, top, left, rows, columns)
+  return box.astype(jnp.float32)
 
 
 def _neighbour(x: Array) -> Array:
@@ -187,109 +140,111 @@ def _neighbour(x: Array) -> Array:
   return pairs[:, ::-1].reshape(x.shape)
 
 
-def augment(
-  keys: Array,
-  mix_key: Array,
-  image: Array,
-  label: Array,
-  *,
-  num_classes: int,
-  crop_pad: int = 0,
-  flip: bool = False,
-  cutout: int = 0,
-  mixup_alpha: float = 0.0,
-  cutmix_alpha: float = 0.0,
-  cutmix_prob: float = 0.5,
-  cutout_fill: float = 0.0,
-  label_smoothing: float = 0.0,
-) -> Batch:
-  """Augments a batch; with everything off it is image / 255 and one-hot.
-
-  Args:
-    keys: [B], one per image.
-    mix_key: one for the whole global batch, the same on all devices.
-    image: [B, H, W, C] uint8.
-    label: [B] int.
-    num_classes: K.
-    crop_pad: pixels of zero padding before a random crop; 0 is off.
-    flip: whether to mirror at random.
-    cutout: side of a covered square, pixels; 0 is off.
-    mixup_alpha: of Beta(alpha, alpha); 0 is off.
-    cutmix_alpha: the same for CutMix.
-    cutmix_prob: share of batches that CutMix gets when both are on.
-    cutout_fill: what the square is covered with, in [0, 1].
-    label_smoothing: in [0, 1).
-
-  Returns:
-    Images float32 in [0, 1] and class probabilities.
-  """
-  image = to_float(image)
-  target = one_hot(label, num_classes, label_smoothing)
-  if crop_pad:
-    image = random_crop(fold_in(keys, _CROP), image, crop_pad)
-  if flip:
-    image = random_flip(fold_in(keys, _FLIP), image)
-  if cutout:
-    keys_cutout = fold_in(keys, _CUTOUT)
-    image = random_cutout(keys_cutout, image, cutout, cutout_fill)
-  if mixup_alpha or cutmix_alpha:
-    image, target = mix(
-      mix_key,
-      image,
-      target,
-      mixup_alpha=mixup_alpha,
-      cutmix_alpha=cutmix_alpha,
-      cutmix_prob=cutmix_prob,
-    )
-  return Batch(image=image, target=target)
-
-
 def make_augment(
   *,
   num_classes: int,
   crop_pad: int = 0,
+  crop_shift: int = 0,
+  resized_crop: float = 0.0,
   flip: bool = False,
+  policy: str = '',
+  policy_ops: int = 2,
+  policy_magnitude: int = 9,
   cutout: int = 0,
+  erase_prob: float = 0.0,
+  erase_area: float = 0.33,
   mixup_alpha: float = 0.0,
   cutmix_alpha: float = 0.0,
   cutmix_prob: float = 0.5,
   cutout_fill: float = 0.0,
   label_smoothing: float = 0.0,
 ) -> Callable[[Array, Array, Array, Array], Batch]:
-  """Returns (key, index [B], image, label) -> Batch; see `augment`.
+  """Returns (key, index [B], image [B, H, W, C] uint8, label [B]) -> Batch.
 
   `key` is the key of the step and `index` the place of each image in the
   global batch: the result does not depend on the number of devices. Teacher
-  and student see the same result.
+  and student see the same result. With all off, it is image / 255 and one-hot.
+
+  Args:
+    num_classes: K.
+    crop_pad, crop_shift, resized_crop: of `random_crop`, `random_shift` or
+      `random_resized_crop`; at most one is not 0.
+    flip: whether to mirror at random.
+    policy, policy_ops, policy_magnitude: of `make_policy`; '' is no policy.
+    cutout, erase_prob, erase_area: of `random_cutout` and `random_erase`.
+    mixup_alpha, cutmix_alpha, cutmix_prob: of `mix`.
+    cutout_fill: what squares and boxes are covered with, in [0, 1].
+    label_smoothing: of `one_hot`.
 
   Raises:
-    UserError: a value is out of its range.
+    UserError: a value is out of its range, or settings exclude each other.
   """
-  options = {
-    'crop_pad': crop_pad,
-    'cutout': cutout,
-    'mixup_alpha': mixup_alpha,
-    'cutmix_alpha': cutmix_alpha,
-    'cutmix_prob': cutmix_prob,
-    'cutout_fill': cutout_fill,
-    'label_smoothing': label_smoothing,
-  }
-  for name, value in options.items():
-    _check_option(name, value)
+  options = dict(locals())
+  _check_options(options)
+  options |= IDBH.get(policy, {})
 
   def apply(key: Array, index: Array, image: Array, label: Array) -> Batch:
     keys = image_keys(jax.random.fold_in(key, 0), index)
-    mix_key = jax.random.fold_in(key, 1)
-    return augment(
-        keys, mix_key, image, label, num_classes=num_classes, flip=flip,
-        **options,
-    )  # fmt: skip
+    image = _augment_images(keys, image, options)
+    target = one_hot(label, num_classes, label_smoothing)
+    if mixup_alpha or cutmix_alpha:
+      alphas = (mixup_alpha, cutmix_alpha, cutmix_prob)
+      image, target = mix(jax.random.fold_in(key, 1), image, target, *alphas)
+    return Batch(image=image, target=target)
 
   return apply
 
 
-def _check_option(name: str, value: float) -> None:
-  high = {'cutmix_prob': 1, 'cutout_fill': 1, 'label_smoothing': 1}.get(name)
-  if value < 0 or (high and value > high) or value != value:
-    wanted = f'0 to {high}' if high else '0 (off) or more'
-    raise UserError(f'data.augment.{name}={value} is wrong; use {wanted}')
+def _augment_images(keys: Array, image: Array, o: dict) -> Array:
+  """Does all but mixing; returns float32 in [0, 1]."""
+  crop_keys = fold_in(keys, _CROP)
+  if o['crop_pad']:
+    image = random_crop(crop_keys, image, o['crop_pad'])
+  if o['crop_shift']:
+    image = random_shift(crop_keys, image, o['crop_shift'])
+  if o['resized_crop']:
+    image = random_resized_crop(crop_keys, image, o['resized_crop'])
+  if o['flip']:
+    image = random_flip(fold_in(keys, _FLIP), image)
+  if o['policy']:
+    size = (image.shape[1], image.shape[2])
+    policy = make_policy(
+      o['policy'], size, o['policy_ops'], o['policy_magnitude']
+    )
+    image = apply_policy(fold_in(keys, _POLICY), image, policy)
+  image, fill = to_float(image), o['cutout_fill']
+  if o['cutout']:
+    image = random_cutout(fold_in(keys, _CUTOUT), image, o['cutout'], fill)
+  if o['erase_prob']:
+    erase = (o['erase_prob'], o['erase_area'], fill)
+    image = random_erase(fold_in(keys, _ERASE), image, *erase)
+  return image
+
+
+def _check_options(options: dict) -> None:
+  """Checks ranges, the policy's name and what excludes each other."""
+  highest = dict.fromkeys(
+    ('resized_crop', 'erase_prob', 'erase_area', 'cutmix_prob', 'cutout_fill',
+     'label_smoothing'), 1,
+  ) | {'policy_magnitude': 30}  # fmt: skip
+  for name, value in options.items():
+    high = highest.get(name)
+    if name == 'policy':
+      check_policy(value)
+    elif value < 0 or (high and value > high) or value != value:
+      wanted = f'0 to {high}' if high else '0 (off) or more'
+      raise UserError(f'data.augment.{name}={value} is wrong; use {wanted}')
+  crops = ('crop_pad', 'crop_shift', 'resized_crop')
+  given = [name for name in crops if options[name]]
+  if options['policy'] in IDBH:
+    for name in (*crops, 'erase_prob'):
+      if options[name]:
+        raise UserError(
+          f'data.augment.policy={options["policy"]!r} crops and erases by '
+          f'itself; set data.augment.{name}=0'
+        )
+  if len(given) > 1:
+    raise UserError(
+      f'data.augment.{given[0]} and data.augment.{given[1]} are both on; set '
+      'one of them to 0'
+    )

@@ -1,11 +1,17 @@
-"""Batches of a split in memory; a pure function of seed and step."""
+"""Batches of a split; a pure function of seed and step."""
 
 from collections.abc import Iterator
+import functools
 
 import numpy as np
 
 from jax_robust_kd.core import UserError
+from jax_robust_kd.data.extra import Extra, extra_places
+from jax_robust_kd.data.lazy import Lazy
 from jax_robust_kd.data.split import Split
+from jax_robust_kd.data.stream import read_ahead
+
+_FOREVER = 2**62  # steps
 
 
 def num_batches(n: int, batch_size: int) -> int:
@@ -22,9 +28,40 @@ def num_batches(n: int, batch_size: int) -> int:
   return n // batch_size
 
 
-def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
-  """Returns the order of `n` images in an epoch: a permutation, [n] int64."""
-  return np.random.default_rng((seed, epoch)).permutation(n)
+@functools.lru_cache(maxsize=4)  # 10 MB each for ImageNet
+def epoch_order(
+  seed: int, epoch: int, n: int, salt: tuple[int, ...] = ()
+) -> np.ndarray:
+  """Returns the order of `n` images in an epoch: a permutation, [n] int64.
+
+  Another `salt` gives another order. The array is read-only.
+  """
+  order = np.random.default_rng((seed, epoch, *salt)).permutation(n)
+  order.setflags(write=False)
+  return order
+
+
+def step_rows(
+  step: int,
+  *,
+  seed: int,
+  n: int,
+  batch_size: int,
+  place: np.ndarray,
+  salt: tuple[int, ...] = (),
+) -> np.ndarray:
+  """Returns which of `n` images are at the places of a step's batch.
+
+  Args:
+    step: batch s mod m of epoch s div m, where m = `num_batches`.
+    seed: of the order.
+    n: images.
+    batch_size: over all processes.
+    place: [local] places in the batch.
+    salt: of the order.
+  """
+  epoch, batch = divmod(step, num_batches(n, batch_size))
+  return epoch_order(seed, epoch, n, salt)[batch * batch_size + place]
 
 
 def train_batches(
@@ -36,13 +73,15 @@ def train_batches(
   process_index: int = 0,
   process_count: int = 1,
   num_local_devices: int = 1,
+  extra: Extra | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields training batches without end, from any step on.
 
   Step s takes batch s mod m of epoch s div m, where m = `num_batches`; the
   images of an epoch that do not fill a batch are left out of it (others in the
   next epoch). Nothing is replayed, so starting late costs nothing. The global
-  batch is cut into contiguous parts, first by process and then by device.
+  batch is cut into contiguous parts, first by process and then by device, so
+  it is the same on any number of them.
 
   Args:
     split: what to draw from.
@@ -52,6 +91,8 @@ def train_batches(
     process_index: which part of each batch to yield.
     process_count: how many processes share a batch.
     num_local_devices: of this process.
+    extra: images that take a share of the places of each batch, spread evenly
+      over it. The others are drawn from `split` as for a smaller batch.
 
   Yields:
     With leading dimensions [local devices, images per device]: 'image' uint8
@@ -62,21 +103,71 @@ def train_batches(
     UserError: the batch does not divide over the devices, or is too large.
   """
   _check_divides('data', batch_size, process_count * num_local_devices)
-  per_epoch = num_batches(len(split.label), batch_size)
   local = batch_size // process_count
-  place = np.arange(local, dtype=np.int32) + process_index * local
+  here = slice(process_index * local, (process_index + 1) * local)
+  index = np.arange(batch_size, dtype=np.int32)[here]
+  parts = [
+    (chosen[here], _draw(source, chosen, here, start_step, seed, salt))
+    for source, chosen, salt in _sources(split, extra, batch_size)
+  ]
 
   def batches():
-    step, epoch, order = start_step, -1, np.empty(0, np.int64)
     while True:
-      if step // per_epoch != epoch:
-        epoch = step // per_epoch
-        order = epoch_order(seed, epoch, len(split.label))
-      rows = order[step % per_epoch * batch_size + place]
-      yield _to_devices(split, rows, place, num_local_devices)
-      step += 1
+      yield _to_devices(_join(parts, local), index, num_local_devices)
 
   return batches()
+
+
+def _sources(split: Split, extra: Extra | None, batch_size: int):
+  """Returns (split, which places of a batch it fills, salt of its order)."""
+  if extra is None:
+    return [(split, np.ones(batch_size, bool), ())]
+  chosen = extra_places(batch_size, extra.share)
+  both = (split, ~chosen, ()), (extra.split, chosen, (1,))
+  return [each for each in both if each[1].any()]
+
+
+def _draw(
+  split: Split,
+  chosen: np.ndarray,
+  here: slice,
+  start: int,
+  seed: int,
+  salt: tuple[int, ...],
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Yields what a split gives to this process's part of step after step."""
+  count = int(chosen.sum())
+  num_batches(len(split.label), count)
+  rows_of = functools.partial(
+    step_rows,
+    seed=seed,
+    n=len(split.label),
+    batch_size=count,
+    place=(np.cumsum(chosen) - 1)[here][chosen[here]],
+    salt=salt,
+  )
+  return _take(split, rows_of, start, _FOREVER, train=True)
+
+
+def _take(split: Split, rows_of, start: int, stop: int, train: bool):
+  """Yields (image, label) of step after step."""
+  if isinstance(split.image, Lazy):
+    return read_ahead(split.image, rows_of, start, stop, train)
+  every = map(rows_of, range(start, stop))
+  return ((split.image[rows], split.label[rows]) for rows in every)
+
+
+def _join(parts, size: int):
+  """Takes the next of each part, and puts all into their places of a batch."""
+  found = [(chosen, *next(taken)) for chosen, taken in parts]
+  if len(found) == 1:
+    return found[0][1:]
+  _, image, label = found[0]
+  whole = np.empty((size, *image.shape[1:]), np.uint8), np.empty(size, np.int32)
+  for chosen, *values in found:
+    for joined, value in zip(whole, values, strict=True):
+      joined[chosen] = value
+  return whole
 
 
 def eval_batches(
@@ -109,27 +200,26 @@ def eval_batches(
   if not len(rows):
     raise UserError('there are no images to evaluate')
 
+  count = -(-len(rows) // batch_size)
+  padded = np.zeros(count * batch_size, np.int32)
+  padded[: len(rows)] = rows
+  padded = padded.reshape(count, batch_size)
+  real = np.arange(padded.size).reshape(padded.shape) < len(rows)
+
   def batches():
-    for start in range(0, len(rows), batch_size):
-      real = rows[start : start + batch_size]
-      place = np.zeros(batch_size, np.int32)
-      place[: len(real)] = real
-      batch = _to_devices(split, place, place, num_local_devices)
-      mask = np.arange(batch_size) < len(real)
+    taken = _take(split, padded.__getitem__, 0, count, train=False)
+    for place, mask, values in zip(padded, real, taken, strict=True):
+      batch = _to_devices(values, place, num_local_devices)
       yield {**batch, 'mask': mask.reshape(num_local_devices, -1)}
 
   return batches()
 
 
 def _to_devices(
-  split: Split, rows: np.ndarray, index: np.ndarray, num_devices: int
+  values: tuple[np.ndarray, np.ndarray], index: np.ndarray, num_devices: int
 ) -> dict[str, np.ndarray]:
-  """Takes `rows` of the split, with leading dimensions [devices, each]."""
-  batch = {
-    'image': split.image[rows],
-    'label': split.label[rows],
-    'index': index,
-  }
+  """Names images and labels, with leading dimensions [devices, each]."""
+  batch = dict(zip(('image', 'label', 'index'), (*values, index), strict=True))
   return {
     key: value.reshape(num_devices, -1, *value.shape[1:])
     for key, value in batch.items()

@@ -1,4 +1,4 @@
-"""Reads data sets from files: the embedded digits, .npz, image folders."""
+"""Reads data sets from files: the embedded digits, and .npz."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -17,15 +17,15 @@ from jax_robust_kd.data.split import (
 
 _DIGITS = Path(__file__).with_name('digits.npz')
 _DIGITS_TRAIN = 1297
-_SUFFIXES = ('.png', '.jpg', '.jpeg')
 
 
 class Raw(NamedTuple):
-  """A data set as read, before validation images are held out."""
+  """A data set as found, before validation images are held out."""
 
   train: Split
   test: Split
   class_names: tuple[str, ...]
+  folder: str = ''  # of the set's files, if it has one
 
 
 def read_digits() -> Raw:
@@ -80,49 +80,11 @@ def read_npz(path: str) -> Raw:
   return raw
 
 
-def read_folder(path: str) -> Raw:
-  """Reads PATH/train/CLASS/* and PATH/test/CLASS/*, .png or .jpg of one size.
-
-  Classes are numbered in the sorted order of their folders' names. The images
-  of each part are put in a fixed random order (NumPy's default_rng(0)), since
-  sorted by class the last of them could not serve as validation.
-
-  Raises:
-    UserError: a folder is missing or empty, train and test have different
-      classes, an image is damaged, or images differ in size.
-  """
-  root = Path(path).expanduser()
-  classes = {part: _class_names(root, part) for part in ('train', 'test')}
-  names = classes['train']
-  if names != classes['test']:
-    differing = sorted(set(names) ^ set(classes['test']))
-    raise UserError(
-      f'{path}: train and test have different classes, among them '
-      f'{differing[0]!r}; give both the same folders'
-    )
-  images: list[np.ndarray] = []
-  labels, counts = [], []
-  for part in ('train', 'test'):
-    for label, name in enumerate(names):
-      found = _image_files(root / part / name)
-      images += [_read_image(file) for file in found]
-      labels += [label] * len(found)
-    counts.append(len(labels))
-  whole = Split(_stack(path, images), np.array(labels, np.int32))
-  train, test = (_shuffle(part) for part in _cut(whole, counts[0]))
-  return Raw(train, test, names)
-
-
 def _cut(split: Split, size: int) -> tuple[Split, Split]:
   return (
     Split(split.image[:size], split.label[:size]),
     Split(split.image[size:], split.label[size:]),
   )
-
-
-def _shuffle(split: Split) -> Split:
-  order = np.random.default_rng(0).permutation(len(split.label))
-  return Split(split.image[order], split.label[order])
 
 
 def _load_npz(path: Path) -> dict[str, np.ndarray]:
@@ -146,74 +108,3 @@ def _check_classes(path: str, raw: Raw) -> None:
   check_range(f'{path} (train)', raw.train, len(raw.class_names))
   check_range(f'{path} (test)', raw.test, len(raw.class_names))
   check_every_class(f'{path} (train)', raw.train, raw.class_names)
-
-
-def _class_names(root: Path, part: str) -> tuple[str, ...]:
-  folder = root / part
-  if not folder.is_dir():
-    raise UserError(
-      f'data.name: there is no folder {folder}; an image folder holds '
-      'train/CLASS/ and test/CLASS/'
-    )
-  names = sorted(
-    entry.name
-    for entry in folder.iterdir()
-    if entry.is_dir() and not entry.name.startswith('.')
-  )
-  if len(names) < 2:
-    raise UserError(
-      f'{folder}: it holds {len(names)} folders; it needs one for each of '
-      'two or more classes'
-    )
-  return tuple(names)
-
-
-def _image_files(folder: Path) -> list[Path]:
-  found = sorted(
-    file
-    for file in folder.iterdir()
-    if file.suffix.lower() in _SUFFIXES and not file.name.startswith('.')
-  )
-  if not found:
-    raise UserError(
-      f'{folder}: class {folder.name!r} has no images ({", ".join(_SUFFIXES)})'
-    )
-  return found
-
-
-def _read_image(path: Path) -> np.ndarray:
-  try:
-    from PIL import Image  # only folders need it
-  except ImportError:
-    raise UserError(
-      f'{path}: reading images needs Pillow; run: pip install pillow'
-    ) from None
-  try:
-    with Image.open(path) as image:
-      if image.mode[0] in 'IF':
-        raise UserError(
-          f'{path}: an image of mode {image.mode}; use 8 bits per channel'
-        )
-      grey = image.mode in ('1', 'L')
-      pixels = np.asarray(image.convert('L' if grey else 'RGB'))
-  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-    raise UserError(
-      f'{path}: the image is damaged ({e}); replace or remove it'
-    ) from None
-  return pixels.reshape(*pixels.shape[:2], -1)
-
-
-def _stack(path: str, images: list[np.ndarray]) -> np.ndarray:
-  sizes = sorted({image.shape[:2] for image in images})
-  if len(sizes) > 1:
-    raise UserError(
-      f'{path}: images of different sizes, among them {sizes[0]} and '
-      f'{sizes[-1]} (height, width); bring all to one size'
-    )
-  channels = max(image.shape[-1] for image in images)
-  # Grey images among coloured ones become coloured.
-  shape = (len(images), *sizes[0], channels)
-  whole = np.empty(shape, np.uint8)
-  for place, image in enumerate(images):
-    whole[place] = image
-  return whole

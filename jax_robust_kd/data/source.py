@@ -1,28 +1,36 @@
 """Finds a data set by name and cuts it into train, validation and test."""
 
 from pathlib import Path
+import sys
 from typing import NamedTuple
 
 import numpy as np
 
 from jax_robust_kd.core import UserError
-from jax_robust_kd.data.files import Raw, read_digits, read_folder, read_npz
+from jax_robust_kd.data.extra import Extra
+from jax_robust_kd.data.files import Raw, read_digits, read_npz
+from jax_robust_kd.data.folders import read_folder, read_tiny_imagenet
+from jax_robust_kd.data.lazy import Lazy, Reading, into_memory
 from jax_robust_kd.data.split import Split, statistics
 from jax_robust_kd.data.tfds_source import read_tfds
 
+_SAMPLE = 1000  # images of a set on disk that are looked at before training
+
 
 class Dataset(NamedTuple):
-  """A data set in host memory.
+  """A data set, in host memory unless it is too large.
 
   Attributes:
     train: what is trained on.
-    val: the last of the original training images, never trained on.
+    val: the last of the original training images, never trained on; always in
+      memory.
     test: looked at once, after training.
     num_classes: K.
     class_names: [K].
     mean: of each channel, in units of [0, 1], for the model's normalization.
     std: the same.
     name: as it was asked for.
+    extra: generated images to train on too, or None.
   """
 
   train: Split
@@ -33,6 +41,7 @@ class Dataset(NamedTuple):
   mean: tuple[float, ...]
   std: tuple[float, ...]
   name: str
+  extra: Extra | None = None
 
 
 class DatasetInfo(NamedTuple):
@@ -44,6 +53,8 @@ class DatasetInfo(NamedTuple):
     val_size: how many training images are held out unless told otherwise.
     train_split: name of the TFDS split; '' if it is not from TFDS.
     test_split: the same.
+    train_name: the set to train on, if this one has test images only.
+    image_size: side that images of many sizes are brought to.
   """
 
   mean: tuple[float, ...]
@@ -51,19 +62,32 @@ class DatasetInfo(NamedTuple):
   val_size: int
   train_split: str = 'train'
   test_split: str = 'test'
+  train_name: str = ''
+  image_size: int = 0
 
 
-# 1,024 validation images as Gowal et al. 2020 (arXiv:2010.03593).
+_CIFAR10 = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # the customary ones
+
+# 1,024 validation images as Gowal et al. 2020 (arXiv:2010.03593). A name with
+# a slash (imagenet_resized/64x64) is looked up by what is before it.
 DATASETS: dict[str, DatasetInfo] = {
   'digits': DatasetInfo((0.3054,), (0.3758,), 197, '', ''),
-  'cifar10': DatasetInfo(
-    (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 1024
-  ),
+  'cifar10': DatasetInfo(*_CIFAR10, 1024),
   'cifar100': DatasetInfo(
     (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), 1024
   ),
   'svhn_cropped': DatasetInfo(
     (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), 1024
+  ),
+  'stl10': DatasetInfo((0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713), 500),
+  'cifar10_corrupted': DatasetInfo(*_CIFAR10, 1024, train_name='cifar10'),
+  'imagenet2012': DatasetInfo(
+    *_IMAGENET, 1024, test_split='validation', image_size=224
+  ),
+  'imagenet_resized': DatasetInfo(*_IMAGENET, 1024, test_split='validation'),
+  'tiny_imagenet': DatasetInfo(
+    (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821), 1024, '', ''
   ),
 }
 
@@ -75,33 +99,37 @@ def load(
   num_train: int = 0,
   train_split: str = '',
   test_split: str = '',
+  reading: Reading | None = None,
 ) -> Dataset:
-  """Reads a whole data set into memory.
+  """Finds a data set, and reads it into memory unless it is too large.
 
   Args:
     name: 'digits' (embedded), 'npz:FILE' or FILE.npz (see `files.read_npz`), an
-      image folder (see `files.read_folder`), or any image classification set of
-      TFDS by its name.
-    data_dir: of TFDS; '' is TFDS_DATA_DIR or TFDS' default.
+      image folder (see `folders.read_folder`), 'tiny_imagenet', or any image
+      classification set of TFDS by its name.
+    data_dir: of TFDS and Tiny-ImageNet; '' is TFDS_DATA_DIR or TFDS' default.
     val_size: this many images, the last of the training split, are held out
       for validation; 0 is the default of the set, for unknown sets 1,024 but
       at most a tenth.
     num_train: train on the first images only, of those not held out; 0 is all.
     train_split: TFDS split instead of the set's own, as 'train[:40000]'.
     test_split: the same, as 'train[40000:]'.
+    reading: how images on disk are read; None is `Reading()`.
 
   Raises:
     UserError: there is no such set, it is damaged, or a size does not fit it.
   """
-  info = DATASETS.get(name)
-  raw = _read(name, data_dir, train_split, test_split)
+  info = _info(name)
+  reading = reading or Reading()
+  raw = find(name, data_dir, train_split, test_split, reading)
   _check_sizes(name, raw)
+  raw = _fit_memory(name, raw, reading)
   train, val = _hold_out(raw.train, val_size, info)
   # Of all the training images: a small num_train must not change the model.
-  mean, std = (info.mean, info.std) if info else statistics(train.image)
+  mean, std = (info.mean, info.std) if info else _statistics(train)
   return Dataset(
     train=_first(train, num_train),
-    val=val,
+    val=into_memory(f'{name} (validation)', val) if _on_disk(val) else val,
     test=raw.test,
     num_classes=len(raw.class_names),
     class_names=raw.class_names,
@@ -111,15 +139,71 @@ def load(
   )
 
 
-def _read(name: str, data_dir: str, train_split: str, test_split: str) -> Raw:
-  reader = _find_reader(name)
+def _on_disk(split: Split) -> bool:
+  return isinstance(split.image, Lazy)
+
+
+def _fit_memory(name: str, raw: Raw, reading: Reading) -> Raw:
+  """Reads a set from disk into memory unless it is too large for that."""
+  lazy = _on_disk(raw.train)
+  size = sum(float(np.prod(part.image.shape)) for part in raw[:2]) / 1e9
+  if not lazy:
+    return raw
+  if size > reading.memory_gb:
+    print(
+      f'{name}: {size:.3g} GB of pixels, streamed from disk by '
+      f'{reading.workers} worker processes',
+      file=sys.stderr,
+    )
+    return raw
+  return raw._replace(
+    train=into_memory(f'{name} (train)', raw.train),
+    test=into_memory(f'{name} (test)', raw.test, may_skip=False),
+  )
+
+
+def _statistics(train: Split) -> tuple[tuple, tuple]:
+  if _on_disk(train):
+    lazy: Lazy = train.image
+    some = Lazy(lazy.stream, lazy.rows[_sample(len(lazy))])
+    train = into_memory('a sample', Split(some, None))
+  return statistics(train.image)
+
+
+def _sample(total: int) -> np.ndarray:
+  """Returns places spread over all images of a set on disk."""
+  return np.linspace(0, total - 1, min(total, _SAMPLE)).astype(int)
+
+
+def _info(name: str) -> DatasetInfo | None:
+  return DATASETS.get(name.partition('/')[0])
+
+
+def find(
+  name: str,
+  data_dir: str,
+  train_split: str,
+  test_split: str,
+  reading: Reading,
+  archive_dir: str = '',
+) -> Raw:
+  """Finds a set; images that are files or records are not read yet.
+
+  Args and errors are those of `load`, and `tfds_prepare.prepare_set`.
+  """
+  info = _info(name) or DatasetInfo((), (), 0)
+  if not reading.image_size:
+    reading = reading._replace(image_size=info.image_size)
+  reader = _find_reader(name, data_dir, reading)
   if reader is None:
-    default = DATASETS.get(name, DatasetInfo((), (), 0))
     return read_tfds(
       name,
       data_dir,
-      train_split or default.train_split,
-      test_split or default.test_split,
+      train_split or info.train_split,
+      test_split or info.test_split,
+      reading,
+      info.train_name,
+      archive_dir,
     )
   for key, value in (('train_split', train_split), ('test_split', test_split)):
     if value:
@@ -130,7 +214,12 @@ def _read(name: str, data_dir: str, train_split: str, test_split: str) -> Raw:
   return reader()
 
 
-def _find_reader(name: str):
+def find_test(name: str, data_dir: str = '') -> Split:
+  """Finds the test images of a set, as `load` does, and nothing else."""
+  return find(name, data_dir, '', '', Reading()).test
+
+
+def _find_reader(name: str, data_dir: str, reading: Reading):
   """Returns () -> Raw, or None for a TFDS name."""
   if not name:
     raise UserError(
@@ -139,6 +228,8 @@ def _find_reader(name: str):
     )
   if name == 'digits':
     return read_digits
+  if name == 'tiny_imagenet':
+    return lambda: read_tiny_imagenet(data_dir, reading)
   if name in DATASETS:
     return None
   path = name.removeprefix('npz:')
@@ -146,7 +237,7 @@ def _find_reader(name: str):
     return lambda: read_npz(path)
   # A TFDS name may hold a slash, but does not begin like a path.
   if name.startswith(('.', '/', '~')) or Path(name).is_dir():
-    return lambda: read_folder(name)
+    return lambda: read_folder(name, reading)
   return None
 
 
@@ -172,7 +263,7 @@ def _hold_out(
       f'data.val_size={size} leaves nothing of {total} training images; use '
       'a smaller one'
     )
-  label = train.label
+  label = train.label[_sample(total)] if _on_disk(train) else train.label
   if np.all(np.diff(label) >= 0) and label[0] != label[-1]:
     raise UserError(
       'the training images are sorted by class, so the last of them cannot '
@@ -180,8 +271,8 @@ def _hold_out(
     )
   cut = total - size
   return (
-    Split(train.image[:cut], label[:cut]),
-    Split(train.image[cut:], label[cut:]),
+    Split(train.image[:cut], train.label[:cut]),
+    Split(train.image[cut:], train.label[cut:]),
   )
 
 

@@ -1,6 +1,6 @@
-"""Images and labels in memory, and what must be true of them."""
+"""Images and labels, and what must be true of them."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -8,10 +8,10 @@ from jax_robust_kd.core import UserError
 
 
 class Split(NamedTuple):
-  """One part of a data set, in host memory."""
+  """One part of a data set: arrays, or `lazy.Lazy` ones that are on disk."""
 
-  image: np.ndarray  # [N, H, W, C] uint8
-  label: np.ndarray  # [N] int32, in [0, num_classes)
+  image: Any  # [N, H, W, C] uint8
+  label: Any  # [N] int32, in [0, num_classes)
 
 
 def make_split(where: str, image: np.ndarray, label: np.ndarray) -> Split:

@@ -1,28 +1,32 @@
 """Reads prepared TFDS sets without TensorFlow (ArrayRecord)."""
 
+import functools
 import importlib.util
-import io
 import os
-import sys
-import time
 from typing import Any
 
 import numpy as np
 
 from jax_robust_kd.core import UserError
 from jax_robust_kd.data.files import Raw
-from jax_robust_kd.data.split import Split, check_range, make_split
-
-_CHUNK = 1000  # records read at once
+from jax_robust_kd.data.lazy import Encoded, Reading, Stream, lazy_split
+from jax_robust_kd.data.split import Split
+from jax_robust_kd.data.tfds_prepare import prepare_set
 
 
 def read_tfds(
-  name: str, data_dir: str, train_split: str, test_split: str
+  name: str,
+  data_dir: str,
+  train_split: str,
+  test_split: str,
+  reading: Reading,
+  train_name: str = '',
+  archive_dir: str = '',
 ) -> Raw:
-  """Reads an image classification set of TensorFlow Datasets.
+  """Finds an image classification set of TensorFlow Datasets.
 
   Reading needs no TensorFlow. Only a set that is not prepared yet is downloaded
-  and prepared, once, which for TFDS' own sets needs it.
+  and prepared, once, which for most of TFDS' own sets needs it.
 
   Args:
     name: as TFDS knows it, 'cifar10' or 'mnist_corrupted/spatter'.
@@ -30,27 +34,42 @@ def read_tfds(
       TFDS_DATA_DIR, or TFDS' own default.
     train_split: a TFDS split, as 'train' or 'train[:40000]'.
     test_split: the same, for testing.
+    reading: how.
+    train_name: the set to train on, for sets that have test images only; '' is
+      `name`.
+    archive_dir: as for `tfds_prepare.prepare_set`.
 
   Raises:
     UserError: a package, the set or a split is missing, the download failed,
-      or the set is not one of 8-bit images of one size with one label each.
+      or the set is not one of 8-bit images with one label each.
   """
+  train_name = train_name or name
   _check_packages(name)
-  builder = _make_builder(name, data_dir)
+  root = data_dir or os.environ.get('TFDS_DATA_DIR') or ''
+  trained = tested = _open_set(train_name, root, reading, archive_dir)
+  if train_name != name:
+    tested = _open_set(name, root, reading, archive_dir)
+  train = _find_split(train_name, root, trained, train_split, reading)
+  test = _find_split(name, root, tested, test_split, reading)
+  if trained is tested:
+    _check_disjoint(trained.info.splits, train_split, test_split)
+  one, other = (_class_names(builder.info) for builder in (trained, tested))
+  if len(one) != len(other):
+    raise UserError(
+      f'{train_name} has {len(one)} classes, but {name} has {len(other)}'
+    )
+  return Raw(train, test, one, str(tested.data_dir))
+
+
+def _open_set(name: str, root: str, reading: Reading, archive_dir: str) -> Any:
+  """Returns the TFDS builder of a set, downloaded and prepared if need be."""
+  builder = _make_builder(name, root)
   # Before a download, which may be of hundreds of gigabytes.
-  image_key, label_key = _check_features(name, builder.info)
+  _check_features(name, builder.info, reading)
   if not builder.is_prepared():
-    _prepare(name, builder)
-  train, test = (
-    _read_split(name, builder, split, image_key, label_key)
-    for split in (train_split, test_split)
-  )
-  names = tuple(builder.info.features[label_key].names)
-  raw = Raw(train, test, names)
-  _check_disjoint(builder.info.splits, train_split, test_split)
-  for split, part in ((train_split, train), (test_split, test)):
-    check_range(f'{name} ({split})', part, len(names))
-  return raw
+    prepare_set(name, builder, archive_dir)
+    builder = _make_builder(name, root)
+  return builder
 
 
 def _check_packages(name: str) -> None:
@@ -64,13 +83,12 @@ def _check_packages(name: str) -> None:
     )
 
 
-def _make_builder(name: str, data_dir: str) -> Any:
+def _make_builder(name: str, root: str) -> Any:
   import tensorflow_datasets as tfds  # slow to import, and not always there
 
-  root = data_dir or os.environ.get('TFDS_DATA_DIR') or None
   place = root or 'the default folder of TFDS'
   try:
-    return tfds.builder(name, data_dir=root)
+    return tfds.builder(name, data_dir=root or None)
   except tfds.core.DatasetNotFoundError:
     raise UserError(
       f'data.name={name!r} is neither a known set, a .npz file, a folder nor a '
@@ -83,39 +101,23 @@ def _make_builder(name: str, data_dir: str) -> Any:
     ) from None
 
 
-def _prepare(name: str, builder: Any) -> None:
-  """Downloads and prepares the set, once.
-
-  Raises:
-    UserError: TensorFlow is missing, or it failed.
-  """
-  if importlib.util.find_spec('tensorflow') is None:
-    raise UserError(
-      f'data.name={name!r} is not prepared in {builder.data_dir}, and the '
-      'one-time preparation of a stock TFDS set needs TensorFlow (reading '
-      'does not): run pip install "jax_robust_kd[prepare]" and start again, '
-      'or set data.data_dir to where it is'
-    )
-  try:
-    builder.download_and_prepare(file_format='array_record')
-  except Exception as error:  # anything may fail in there: network, disk, TFDS
-    raise UserError(
-      f'data.name={name!r} could not be downloaded and prepared in '
-      f'{builder.data_dir} ({_first_line(error)}); is the network there? '
-      'Or set data.data_dir to where the set is'
-    ) from None
+def _keys(info: Any) -> tuple[str, str]:
+  """Returns the names of the features that are image and label."""
+  if len(info.supervised_keys or ()) == 2:
+    return info.supervised_keys
+  return 'image', 'label'
 
 
-def _check_features(name: str, info: Any) -> tuple[str, str]:
-  """Returns the keys of image and label, after checking their types."""
+def _class_names(info: Any) -> tuple[str, ...]:
+  return tuple(info.features[_keys(info)[1]].names)
+
+
+def _check_features(name: str, info: Any, reading: Reading) -> None:
   import tensorflow_datasets as tfds
 
   features = dict(info.features.items())
-  image_key, label_key = 'image', 'label'
-  if len(info.supervised_keys or ()) == 2:
-    image_key, label_key = info.supervised_keys
-  image: Any = features.get(image_key)
-  label: Any = features.get(label_key)
+  image: Any
+  image, label = (features.get(key) for key in _keys(info))
   usable = isinstance(image, tfds.features.Image) and isinstance(
     label, tfds.features.ClassLabel
   )
@@ -126,82 +128,83 @@ def _check_features(name: str, info: Any) -> tuple[str, str]:
     )
   shape: Any = image.shape
   dtype: Any = image.np_dtype
-  if None in shape or dtype != np.uint8:
+  if dtype != np.uint8 or shape[-1] is None:
     raise UserError(
-      f'data.name={name!r} has images of shape {shape} and type '
-      f'{dtype}; only 8-bit images of one size can be '
-      'read here'
+      f'data.name={name!r} has images of shape {shape} and type {dtype}; '
+      'only 8-bit images can be read here'
     )
-  return image_key, label_key
+  if None in shape and not reading.image_size:
+    raise UserError(
+      f'data.name={name!r} has images of many sizes; set data.image_size, for '
+      'example to 224'
+    )
 
 
-def _read_split(
-  name: str, builder: Any, split: str, image_key: str, label_key: str
+def _find_split(
+  name: str, root: str, builder: Any, split: str, reading: Reading
 ) -> Split:
-  import tensorflow_datasets as tfds
-
-  features = builder.info.features
-  # Pictures that are not used (masks, say) are not decoded; ours by Pillow.
-  skip = {
-    key: tfds.decode.SkipDecoding()
-    for key, feature in features.items()
-    if isinstance(feature, tfds.features.Image)
-  }
+  """Checks that there is such a split; reads no image of it."""
+  info = builder.info
   try:
-    source = builder.as_data_source(split, decoders=skip)
-    size = len(source)
+    size = len(_open_split(name, root, split))
   except NotImplementedError:
     raise UserError(
       f'data.name={name!r} in {builder.data_dir} is stored as '
-      f'{builder.info.file_format.value}, which only TensorFlow reads; '
+      f'{info.file_format.value}, which only TensorFlow reads; '
       "prepare it again with file_format='array_record'"
     ) from None
   except ValueError as error:
     raise UserError(
       f'data.name={name!r} has no split {split!r} '
-      f'({_first_line(error)}); it has {", ".join(builder.info.splits)}: set '
+      f'({_first_line(error)}); it has {", ".join(info.splits)}: set '
       'data.train_split and data.test_split'
     ) from None
-  image = np.empty((size, *features[image_key].shape), np.uint8)
-  label = np.empty(size, np.int64)
+  if not size:
+    raise UserError(f'{name} ({split}): there are no images')
+  shape: Any = info.features[_keys(info)[0]].shape
+  if reading.image_size:
+    shape = (reading.image_size, reading.image_size, shape[-1])
+  read = functools.partial(_read_records, name, root, split)
+  stream = Stream(read, shape, len(_class_names(info)), reading)
+  return lazy_split(stream, size)
+
+
+@functools.lru_cache(maxsize=8)  # each process opens a split once
+def _open_split(name: str, root: str, split: str) -> Any:
+  import tensorflow_datasets as tfds
+
+  builder = _make_builder(name, root)
+  # Pictures that are not used (masks, say) are not decoded; ours by Pillow.
+  skip = {
+    key: tfds.decode.SkipDecoding()
+    for key, feature in builder.info.features.items()
+    if isinstance(feature, tfds.features.Image)
+  }
+  return builder.as_data_source(split, decoders=skip)
+
+
+def _read_records(
+  name: str, root: str, split: str, rows: np.ndarray
+) -> list[Encoded]:
+  source = _open_split(name, root, split)
+  image_key, label_key = _keys(source.dataset_info)
+  places = [int(row) for row in rows]
+  names = [f'{name} {split}, record {place}' for place in places]
   try:
-    _fill(f'{name} ({split})', source, image_key, label_key, image, label)
-  except (RuntimeError, OSError, SyntaxError, ValueError) as error:
-    raise UserError(
-      f'data.name={name!r}: split {split!r} in {builder.data_dir} is damaged '
-      f'({_first_line(error)}); remove it and prepare it again'
-    ) from None
-  return make_split(f'{name} ({split})', image, label)
-
-
-def _fill(
-  where: str,
-  source: Any,
-  image_key: str,
-  label_key: str,
-  image: np.ndarray,
-  label: np.ndarray,
-) -> None:
-  """Reads all records into `image` and `label`; says so if it takes long."""
-  said = time.monotonic()
-  for start in range(0, len(label), _CHUNK):
-    places = range(start, min(start + _CHUNK, len(label)))
-    records = source.__getitems__(list(places))
-    for place, record in zip(places, records, strict=True):
-      image[place] = _decode(record[image_key], image.shape[-1])
-      label[place] = record[label_key]
-    if time.monotonic() - said > 10:
-      said = time.monotonic()
-      print(f'reading {where}: {places[-1] + 1}/{len(label)}', file=sys.stderr)
-
-
-def _decode(encoded: bytes, channels: int) -> np.ndarray:
-  from PIL import Image
-
-  with Image.open(io.BytesIO(encoded)) as image:
-    mode = {1: 'L', 3: 'RGB', 4: 'RGBA'}[channels]
-    pixels = np.asarray(image if image.mode == mode else image.convert(mode))
-  return pixels.reshape(*pixels.shape[:2], channels)
+    records = source.__getitems__(places)
+  except (RuntimeError, OSError, ValueError) as error:
+    if len(places) == 1:
+      return [Encoded(names[0], b'', 0, _first_line(error))]
+    # One of them is damaged: one by one, the others can be read.
+    return [_read_records(name, root, split, np.array([p]))[0] for p in places]
+  found = []
+  for where, record in zip(names, records, strict=True):
+    image, label = record[image_key], record[label_key]
+    if image is None or label is None:  # so reads a file that was cut short
+      found.append(Encoded(where, b'', 0, 'the record is empty'))
+    else:
+      found.append(Encoded(where, image, int(label)))
+  return found
 
 
 def _check_disjoint(infos: Any, train_split: str, test_split: str) -> None:

@@ -1,0 +1,113 @@
+"""Networks with their weights: drawn, or read from a run."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from flax import linen as nn
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from jax_robust_kd import checkpoint, data, models
+from jax_robust_kd.config import Config
+from jax_robust_kd.core import PyTree, UserError
+from jax_robust_kd.metrics import read_json
+
+
+class Network(NamedTuple):
+  """A network with its weights.
+
+  Attributes:
+    name: of the architecture.
+    forward: (variables, image, mode) -> Output.
+    variables: {'params', 'batch_stats'}.
+    num_classes: K.
+    sha256: of the weights, '' if they were just initialised.
+    step: optimizer steps they were trained for.
+    chosen_by: how the checkpoint was chosen.
+    module: what `forward` applies.
+  """
+
+  name: str
+  forward: Callable
+  variables: PyTree
+  num_classes: int
+  sha256: str = ''
+  step: int = 0
+  chosen_by: str = ''
+  module: nn.Module | None = None
+
+
+def make_model(
+  fields: dict, dataset: data.Dataset, precision: str
+) -> nn.Module:
+  """Builds a module by name, normalizing with the data set's statistics."""
+  fields = {'mean': dataset.mean, 'std': dataset.std, **fields}
+  name = fields.pop('name')
+  dtype = jnp.bfloat16 if precision == 'bfloat16' else jnp.float32
+  return models.build(name, dataset.num_classes, {**fields, 'dtype': dtype})
+
+
+def load_network(
+  workdir: str, dataset: data.Dataset, which: str = 'best'
+) -> Network:
+  """Loads the network that a run trained.
+
+  Args:
+    workdir: of a run of this program.
+    dataset: whose images it will see.
+    which: 'best' or 'last'.
+
+  Raises:
+    UserError: there is no such run, it has no checkpoint, or it was trained
+      for another number of classes.
+  """
+  path = Path(workdir)
+  if not (path / 'config.json').exists():
+    raise UserError(
+      f'{workdir} is not the workdir of a run (it has no config.json)'
+    )
+  c: Config = ConfigDict(read_json(path / 'config.json'))
+  found = checkpoint.read(path, which)
+  if found is None:
+    raise UserError(f'{workdir} has no {which!r} checkpoint; is it finished?')
+  state, record = found
+  if record['num_classes'] != dataset.num_classes:
+    raise UserError(
+      f'the network in {workdir} has {record["num_classes"]} classes, '
+      f'data set {dataset.name!r} has {dataset.num_classes}'
+    )
+  module = make_model(
+    {**record['normalization'], **c.student.to_dict()}, dataset, c.precision
+  )
+  params = state['ema_params'] or state['params']['student']
+  variables = {'params': params, 'batch_stats': state['batch_stats'] or {}}
+  forward = partial(models.forward, module)
+  return Network(
+    c.student.name,
+    forward,
+    variables,
+    dataset.num_classes,
+    checkpoint.tree_sha256(variables),
+    int(state['step']),
+    'nothing, the last step' if which == 'last' else record['chosen_by'],
+    module,
+  )
+
+
+def in_precision(network: Network, precision: str) -> Callable:
+  """Returns the network's forward, computed in 'float32' or 'bfloat16'."""
+  assert network.module is not None
+  module = network.module.clone(dtype=jnp.dtype(precision))
+  return partial(models.forward, module)
+
+
+def check_teacher(c: Config, teacher: Network) -> None:
+  """Refuses a teacher with other weights than `teacher.sha256`, if given."""
+  wanted = c.teacher.sha256
+  if wanted and not teacher.sha256.startswith(wanted):
+    raise UserError(
+      f'the teacher in {c.teacher.checkpoint} has sha256 {teacher.sha256}, '
+      f'not teacher.sha256={wanted}; clear that field to accept it'
+    )
