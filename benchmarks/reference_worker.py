@@ -20,46 +20,71 @@ _DONE = 'robust accuracy after '
 
 
 def _conv(w, name, x, stride=1):
-  return F.conv2d(x, w[f'{name}.weight'], stride=stride, padding=1)
+  return F.conv2d(x, w[f'{name}/kernel'], stride=stride, padding=1)
 
 
 def _norm(w, name, x):
-  return F.batch_norm(
-    x, *(w[f'{name}.{key}'] for key in ('running_mean', 'running_var')),
-    *(w[f'{name}.{key}'] for key in ('weight', 'bias')),
-  )  # fmt: skip
+  leaves = (w[f'{name}/{leaf}'] for leaf in ('mean', 'var', 'scale', 'bias'))
+  return F.batch_norm(x, *leaves)
+
+
+def _head(w, x):
+  return F.linear(x.mean((2, 3)), w['head/kernel'], w['head/bias'])
 
 
 def digits(w: dict, x: torch.Tensor) -> torch.Tensor:
   """The network of tests/golden_digits.py."""
   for number, stride in ((1, 1), (2, 2)):
     x = F.relu(_norm(w, f'bn{number}', _conv(w, f'conv{number}', x, stride)))
-  return F.linear(x.mean((2, 3)), w['fc.weight'], w['fc.bias'])
+  return _head(w, x)
 
 
-def small_resnet(w: dict, x: torch.Tensor) -> torch.Tensor:
-  """Our SmallResNet: He et al. 2015, section 4.2, shortcuts of option A."""
-  x = F.relu(_norm(w, 'bn1', _conv(w, 'conv1', x)))
+def resnet20(w: dict, x: torch.Tensor) -> torch.Tensor:
+  """He et al. 2015, section 4.2, with shortcuts of option A."""
+  x = (x - w['mean']) / w['std']
+  x = F.relu(_norm(w, 'stem_norm', _conv(w, 'stem', x)))
   for stage in (1, 2, 3):
-    for block in range(sum(f'layer{stage}.{i}.conv1.weight' in w for i in range(99))):
-      name = f'layer{stage}.{block}'
-      stride = 2 if stage > 1 and block == 0 else 1
-      y = F.relu(_norm(w, f'{name}.bn1', _conv(w, f'{name}.conv1', x, stride)))
-      y = _norm(w, f'{name}.bn2', _conv(w, f'{name}.conv2', y))
-      extra = y.shape[1] - x.shape[1]
-      x = F.pad(x[:, :, ::stride, ::stride],
-                (0, 0, 0, 0, extra // 2, extra - extra // 2))
-      x = F.relu(y + x)
-  return F.linear(x.mean((2, 3)), w['linear.weight'], w['linear.bias'])
+    for block in (1, 2, 3):
+      name = f'stage{stage}_block{block}'
+      stride = 2 if stage > 1 and block == 1 else 1
+      y = _conv(w, f'{name}/conv1', x, stride)
+      y = _conv(w, f'{name}/conv2', F.relu(_norm(w, f'{name}/norm1', y)))
+      y = _norm(w, f'{name}/norm2', y)
+      extra = (y.shape[1] - x.shape[1]) // 2
+      x = x[:, :, ::stride, ::stride]
+      x = F.relu(y + F.pad(x, (0, 0, 0, 0, extra, extra)))
+  return _head(w, x)
+
+
+def read(path: str, count: int, layout: torch.memory_format) -> tuple:
+  """Returns the network, [count, C, H, W] images and labels of a file.
+
+  Kernels are turned from HWIO to OIHW, images from NHWC to NCHW; `layout` is
+  how both lie in memory.
+  """
+  with np.load(path) as stored:
+    w = {key: torch.from_numpy(stored[key]) for key in stored.files}
+  image, label = w.pop('image')[:count], w.pop('label')[:count]
+  network = digits if 'conv1/kernel' in w else resnet20
+  for key, value in w.items():
+    if value.ndim == 4:
+      w[key] = value.permute(3, 2, 0, 1).contiguous(memory_format=layout)
+    elif value.ndim == 2:
+      w[key] = value.T.contiguous()
+    elif key in ('mean', 'std'):
+      w[key] = value.float().view(1, 3, 1, 1)
+  image = image.permute(0, 3, 1, 2).contiguous(memory_format=layout)
+  return lambda x: network(w, x), image, label.long()
 
 
 def run(spec: dict) -> dict:
   """Attacks a network with the standard suite.
 
   Args:
-    spec: 'reference', the program's folder; 'network', an .npz with `image`
-      [N, H, W, C], `label` [N] and the weights; 'norm', 'epsilon', 'count',
-      'seed'; 'batch', images of a call; 'threads'; 'runs', how often.
+    spec: 'reference', the program's folder; 'network', a file of
+      `autoattack_networks`; 'norm', 'epsilon', 'seed'; 'count', images;
+      'batch', images of a call; 'threads'; 'runs', how often; 'layout',
+      'contiguous_format' or 'channels_last'.
 
   Returns:
     'clean' and 'robust', [count] flags, and 'seconds', for each run those of
@@ -69,31 +94,23 @@ def run(spec: dict) -> dict:
   from autoattack import AutoAttack  # type: ignore[import-not-found]
 
   torch.set_num_threads(spec['threads'])
-  layout = torch.channels_last if spec.get('channels_last') else torch.contiguous_format
-  with np.load(spec['network']) as stored:
-    arrays = {key: torch.from_numpy(stored[key]) for key in stored.files}
-  image = arrays.pop('image')[: spec['count']].permute(0, 3, 1, 2).float()
-  label = arrays.pop('label')[: spec['count']].long()
-  w = {k: v.contiguous(memory_format=layout) if v.ndim == 4 else v for k, v in arrays.items()}
-  image = image.contiguous(memory_format=layout)
-  network = digits if 'fc.weight' in w else small_resnet
-  forward = lambda x: network(w, x)  # noqa: E731
-  seconds = []
+  layout = getattr(torch, spec['layout'])
+  forward, image, label = read(spec['network'], spec['count'], layout)
+  adv, seconds = image, []
   for _ in range(spec['runs']):
     marks = {}
     begin = time.perf_counter()
     attack = AutoAttack(
         forward, norm=_NORMS[spec['norm']], eps=spec['epsilon'],
-        seed=spec['seed'], device='cpu', verbose=True, version='standard',
+        seed=spec['seed'], device='cpu', version='standard',
     )  # fmt: skip
     attack.logger.log = lambda text: _mark(marks, text)
     adv = attack.run_standard_evaluation(image, label, bs=spec['batch'])
     seconds.append(_durations(marks, begin))
   with torch.no_grad():
     clean, robust = (forward(x).argmax(1) == label for x in (image, adv))
-  return {
-    'clean': clean.tolist(), 'robust': robust.tolist(), 'seconds': seconds
-  }  # fmt: skip
+  flags = {'clean': clean.tolist(), 'robust': robust.tolist()}
+  return {**flags, 'seconds': seconds}
 
 
 def _mark(marks: dict, text: str) -> None:

@@ -121,9 +121,6 @@ def attack(
       folder=folder / 'attacked',
       identity=identity,
       keep_adv=c.eval.save_images,
-      show=lambda text: console.say(
-        f'{label}: evaluated {text} of {count} test images'
-      ),
-      say=lambda text: console.say(f'{label}: {text}'),
+      show=lambda text: console.say(f'{label}: {text}'),
       tick=tick,
     )

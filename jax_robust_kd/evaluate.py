@@ -94,7 +94,6 @@ def evaluate_suite(
   identity: str = '',
   keep_adv: bool = True,
   show: Callable[[str], None] = lambda text: None,
-  say: Callable[[str], None] = lambda text: None,
   tick: Callable[[int], None] = lambda steps: None,
 ) -> Result:
   """Runs a suite on a network, keeping on disk what is done.
@@ -114,8 +113,7 @@ def evaluate_suite(
     identity: of the weights and the threat model; what was kept for any other
       is not used.
     keep_adv: whether adversarial images are kept too.
-    show: told what has come out.
-    say: told what was compiled.
+    show: told what was compiled and what has come out.
     tick: told how many of the steps of `count_steps` are behind.
   """
   network = Partial(logits_of(forward), parallel.replicate(variables))
@@ -133,7 +131,7 @@ def evaluate_suite(
     label,
     num_classes=num_classes(network, split),
     seed=seed,
-    runner=make_runner(batch_size, len(label))._replace(say=say, tick=tick),
+    runner=make_runner(batch_size, len(label))._replace(say=show, tick=tick),
     store=Store(
       lambda unit: _load(folder, unit, identity),
       lambda unit, arrays: _save(folder, unit, identity, arrays),

@@ -102,6 +102,8 @@ def check_workdir(folder: Path, c: Config, mode: str) -> None:
   path = folder / 'config.json'
   if path.exists():
     differing = config_lib.differing_keys(read_json(path), as_json(c))
+    # The batches are the same with any number of workers.
+    differing = [key for key in differing if key != 'data.workers']
     if mode != 'train':
       differing = [key for key in differing if not key.startswith('eval.')]
     if differing:

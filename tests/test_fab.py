@@ -137,7 +137,7 @@ def test_an_image_does_not_depend_on_its_batch(norm):
 
 @pytest.mark.parametrize('norm', NORMS)
 def test_later_restarts_start_half_of_epsilon_away(norm):
-  problem = toy(norm, 0.02)
+  problem = toy(norm, 0.02, num_restarts=2)
   # Away from the walls of the box, which would shorten the step.
   problem = problem._replace(image=0.25 + problem.image / 2)
   first = FAB.init(problem)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 from PIL import Image
 import pytest
@@ -227,6 +228,15 @@ def test_workers_end_with_a_killed_run(folder):
   assert not any(map(_alive, pids))
 
 
+def test_workers_leave_the_accelerator_alone():
+  """What a worker imports must not claim devices: a GPU's memory, say."""
+  process = _python(
+    'import jax_robust_kd.data, jax._src.xla_bridge as bridge\n'
+    'print(bridge.backends_are_initialized())'
+  )
+  assert process.communicate()[0] == 'False\n'
+
+
 def _file(row):
   """Name and own number of the image at a place in the training split."""
   label, place = divmod(int(ORDER[row]), 32)
@@ -397,6 +407,9 @@ def test_a_run_whose_worker_dies_can_go_on(
 ):
   """Also: it trains as from memory, and stopping is not a traceback."""
   monkeypatch.chdir(ROOT)
+  # One folder of compiled programs for all three runs.
+  monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path / 'compiled'))
+  jax.config.update('jax_compilation_cache_dir', str(tmp_path / 'compiled'))
   append, killed = metrics.append, []
 
   def kill_at_step_5(path, line):
@@ -408,7 +421,8 @@ def test_a_run_whose_worker_dies_can_go_on(
   monkeypatch.setattr(metrics, 'append', kill_at_step_5)
   assert _run(digits_folder, tmp_path / 'killed') == 1
   assert 'stopped: a process that decodes' in capfd.readouterr().err
-  assert _run(digits_folder, tmp_path / 'killed') == 0
+  fewer = '--config.data.workers=1'
+  assert _run(digits_folder, tmp_path / 'killed', fewer) == 0
   assert 'going on from step' in capfd.readouterr().out
   whole = _run(digits_folder, tmp_path / 'whole', '--config.data.memory_gb=1.0')
   assert whole == 0

@@ -39,7 +39,7 @@ def rows_for(side: int) -> dict[str, dict]:
 
 def views(image: np.ndarray, options: dict, seed: int) -> np.ndarray:
   """Augments images [N, H, W, C] uint8, N even; returns uint8."""
-  run = jax.jit(make_augment(num_classes=2, **options))
+  run = jax.jit(make_augment(num_classes=len(image), **options))
   index = np.arange(len(image))
   batch = run(jax.random.key(seed), index, image, np.zeros_like(index))
   return np.asarray(np.round(np.asarray(batch.image) * 255), np.uint8)

@@ -12,6 +12,7 @@ import signal
 import threading
 from typing import Any
 
+import jax
 import numpy as np
 
 from jax_robust_kd.core import RunError, UserError
@@ -99,6 +100,7 @@ def _worker_died(error: BaseException) -> str:
 def _prepare_worker(index: int, count: int) -> None:
   """Lets a worker end with the process that started it, and not before."""
   del index, count
+  jax.config.update('jax_platforms', 'cpu')  # accelerators are not for it
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
   parent = multiprocessing.parent_process()
 
