@@ -29,6 +29,7 @@ setup(
     'absl-py>=2.1',
     'numpy>=2.0',
     'rich>=13.7',
+    'grain>=0.2.18',
     'tensorflow-datasets>=4.9.10',
     # What tensorflow-datasets needs to read without TensorFlow, and omits.
     'array-record>=0.8',
@@ -36,7 +37,7 @@ setup(
     'pillow>=10.0',
   ],
   extras_require={
-    'prepare': ['tensorflow-cpu>=2.20'],  # once per stock TFDS data set
+    'prepare': ['tensorflow-cpu>=2.20'],  # once, for TFDS sets but CIFAR
     'tensorboard': ['tensorboardX>=2.6'],
     'tpu': ['jax[tpu]>=0.10.2'],
     'cuda': ['jax[cuda13]>=0.10.2'],
