@@ -4,6 +4,7 @@ Wall-clock figures go to speed.jsonl, so that a run that was killed and started
 again leaves the same metrics.jsonl as one that was not.
 """
 
+from collections.abc import Callable
 import json
 import os
 from pathlib import Path
@@ -78,10 +79,19 @@ def truncate(path: Path, step: int) -> None:
   _replace(path, ''.join(json.dumps(r) + '\n' for r in kept))
 
 
-def tensorboard(folder: Path):
-  """Returns a tensorboardX writer, or None when that is not installed."""
+def tensorboard(folder: Path) -> Callable[[dict], None]:
+  """Returns what writes a line of metrics for TensorBoard.
+
+  It does nothing when tensorboardX is not installed.
+  """
   try:
     from tensorboardX import SummaryWriter
   except ImportError:
-    return None
-  return SummaryWriter(str(folder))
+    return lambda line: None
+  writer = SummaryWriter(str(folder))
+
+  def write(line: dict) -> None:
+    for name, value in line.items():
+      writer.add_scalar(name, value, line['step'])
+
+  return write

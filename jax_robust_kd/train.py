@@ -171,7 +171,7 @@ def _run(run: Training, state: TrainState) -> None:
   if start == 0:
     for line in run.describe():
       console.say(line)
-  board = metrics.tensorboard(run.workdir / 'tensorboard')
+  log_to_board = metrics.tensorboard(run.workdir / 'tensorboard')
   state, pending = parallel.replicate(state), []
   clock = _start_clock(run, start)
   with console.progress(run.label, start, run.total_steps) as show:
@@ -198,7 +198,7 @@ def _run(run: Training, state: TrainState) -> None:
         if saved:
           checkpoint.wait(run.best)
           _save(run, run.last, done, state, {'best': best})
-        _log_to_board(board, line)
+        log_to_board(line)
         show(done, _text(line, best, clock(done)))
   checkpoint.wait(run.best)
   checkpoint.wait(run.last)
@@ -293,8 +293,3 @@ def _text(line: dict, best: dict, rate: float) -> str:
       f'robust {100 * best["val_robust"]:.1f}'
     )
   return text
-
-
-def _log_to_board(board, line: dict) -> None:
-  for name, value in line.items() if board is not None else ():
-    board.add_scalar(name, value, line['step'])

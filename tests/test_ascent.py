@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jax_robust_kd.attacks.ascent import ascent, direction, project, start
-from jax_robust_kd.core import image_keys
 from jax_robust_kd.attacks.packing import check_inside
+from jax_robust_kd.core import image_keys
 
 IMAGE = np.random.default_rng(0).uniform(size=(6, 5, 4, 3)).astype(np.float32)
 KEYS = image_keys(jax.random.key(0), jnp.arange(6))

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from jax_robust_kd import checkpoint, data, parallel
-from jax_robust_kd.core import AXIS, image_keys
 from jax_robust_kd.attacks.packing import check_inside
+from jax_robust_kd.core import AXIS, image_keys
 from jax_robust_kd.methods import METHODS
 from jax_robust_kd.train_step import _context
 

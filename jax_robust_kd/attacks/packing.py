@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.tree_util import Partial
 import numpy as np
 
@@ -29,12 +30,12 @@ class Rows(NamedTuple):
   Attributes:
     image: [N, H, W, C] float32 in [0, 1].
     label: [N] int32.
-    index: [N] int32, which image it is; its key is a fold of it.
+    place: [N] int32, which image it is; its key is a fold of it.
   """
 
   image: np.ndarray
   label: np.ndarray
-  index: np.ndarray
+  place: np.ndarray
 
 
 class Attacked(NamedTuple):
@@ -55,7 +56,7 @@ def make_judge(budget: Budget, key: Key, runner: Runner) -> Callable:
   def score(shared, rows):
     more = ()
     if budget.num_eot > 1:
-      more = (image_keys(key(), rows.index),)
+      more = (image_keys(key(), rows.place),)
     return margin(shared[0](rows.image, *more), rows.label)
 
   return make_program('score', score, _one_bucket(runner))
@@ -116,7 +117,9 @@ def make_attack(
 
 def _keys(scalars: dict, rows: Rows) -> jax.Array:
   """One key per image, [n], of this column and run."""
-  return image_keys(jax.random.wrap_key_data(scalars['key']), rows.index)
+  return image_keys(
+    jax.random.wrap_key_data(scalars['key']), jnp.asarray(rows.place)
+  )
 
 
 def _in_pieces(
