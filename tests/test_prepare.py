@@ -211,6 +211,7 @@ def test_twice_at_once(archives, tmp_path):
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert 'all whole' in out
+    assert 'NOT COMPLETE: cifar10 was published with 50000' in out
     assert ('waiting: another process prepares cifar10' in err) == waited
   assert len(_found(tmp_path)[1]) == TRAIN
 
