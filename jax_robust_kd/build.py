@@ -131,7 +131,13 @@ def init_network(c: Config, dataset: data.Dataset) -> Network:
   key = jax.random.fold_in(jax.random.key(c.seed), 0)
   variables = models.init(module, key, image)
   forward = partial(models.forward, module)
-  return Network(c.student.name, forward, dict(variables), dataset.num_classes)
+  return Network(
+    c.student.name,
+    forward,
+    dict(variables),
+    dataset.num_classes,
+    module=module,
+  )
 
 
 def make_recipe(

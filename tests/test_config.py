@@ -85,3 +85,24 @@ def test_plan_of_the_quickstart():
   assert student.teacher.checkpoint == 'runs/q/teacher'
   differing = config.differing_keys(job.as_json(student), job.as_json(contrast))
   assert {d.split('.')[0] for d in differing} == {'method', 'contrast'}
+
+
+def test_threat_models_by_name():
+  c = config.base_config('cifar10')
+  c.eval.threat = 'l2_0.5'
+  assert threat.threat_model(c) == ('l2', '0.5', '1/8')
+  config.validate(c)
+  c.eval.epsilon = '0.25'  # a part goes first
+  assert threat.threat_model(c)[:2] == ('l2', '0.25')
+  c.eval.threat = 'linf_8'
+  with pytest.raises(UserError, match='linf_8_255'):
+    config.validate(c)
+
+
+def test_corruptions_by_name():
+  from jax_robust_kd import corruptions
+
+  assert len(corruptions.chosen(('all',))) == 75
+  assert corruptions.chosen(('fog_3',)) == ('fog_3',)
+  with pytest.raises(UserError, match="'fog_6'"):
+    corruptions.chosen(('fog_6',))

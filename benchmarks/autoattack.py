@@ -1,0 +1,155 @@
+"""AutoAttack, ours and the reference program: same flags, how many seconds.
+
+python -m benchmarks.autoattack FOLDER --reference DIR --torch PYTHON
+
+FOLDER is what `benchmarks.autoattack_networks` wrote, DIR a checkout of
+github.com/fra31/auto-attack at a392200. Ours runs in a process of its own for
+each row, twice: the first time compiles.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+# Network, norm, radius, images.
+ROWS = (
+  ('digits_std', 'linf', 8 / 255, 200),
+  ('digits_adv', 'linf', 0.1, 397),
+  ('digits_adv', 'l2', 0.5, 200),
+  ('digits_adv', 'l1', 2.0, 64),
+  ('resnet20', 'linf', 8 / 255, 200),
+)
+
+
+def run_ours(spec: dict) -> dict:
+  """Attacks a network twice; returns flags and the seconds of each run."""
+  from benchmarks.autoattack_networks import load
+  from jax_robust_kd import attacks
+
+  network = load(Path(spec['network']))
+  count, seconds = spec['count'], []
+  found = None
+  for _ in range(2):
+    marks, begin = {}, time.perf_counter()
+    last = begin
+
+    def show(text, marks=marks):
+      nonlocal last
+      now = time.perf_counter()
+      if text.endswith('%'):
+        marks[text.split()[0].rpartition('.')[2]] = now - last
+        last = now
+
+    found = attacks.autoattack(
+        network.apply, network.image[:count], network.label[:count],
+        norm=spec['norm'], epsilon=spec['epsilon'], show=show,
+    )  # fmt: skip
+    seconds.append({**marks, 'all': time.perf_counter() - begin})
+  assert found is not None
+  flags = {k: found.correct[k].tolist() for k in ('clean', 'robust')}
+  return {**flags, 'seconds': seconds}
+
+
+def ask(python: str, module: str, spec: dict, cores: set[int]) -> dict:
+  """Runs a worker on some cores; returns what it prints."""
+  done = subprocess.run(
+    [python, '-m', module, json.dumps(spec)],
+    stdout=subprocess.PIPE,
+    cwd=ROOT,
+    check=True,
+    env={**os.environ, 'OMP_NUM_THREADS': str(len(cores))},
+    preexec_fn=lambda: os.sched_setaffinity(0, cores),
+  )
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+def compare(row: tuple, args, cores: set[int]) -> dict:
+  """Returns flags and seconds of both programs."""
+  name, norm, epsilon, count = row
+  spec = dict(
+    network=str((args.folder / f'{name}.npz').absolute()),
+    norm=norm,
+    epsilon=epsilon,
+    count=count,
+  )
+  theirs = dict(
+    reference=str(args.reference.absolute()),
+    seed=0,
+    batch=250,
+    runs=1,
+    threads=len(cores),
+    layout='contiguous_format',
+  )
+  return {
+    'ours': ask(sys.executable, 'benchmarks.autoattack', spec, cores),
+    'reference': ask(
+      args.torch, 'benchmarks.reference_worker', spec | theirs, cores
+    ),
+  }
+
+
+def line(row: tuple, found: dict, cores: int) -> str:
+  """Returns a row of the table."""
+  name, norm, epsilon, count = row
+  ours, theirs = found['ours'], found['reference']
+  robust = [np.array(f['robust']) for f in (ours, theirs)]
+  first, warm = (run['all'] for run in ours['seconds'])
+  reference = theirs['seconds'][0]['all']
+  parts = ' '.join(f'{s:.1f}' for s in list(ours['seconds'][1].values())[1:-1])
+  others = ' '.join(
+    f'{s:.1f}' for s in list(theirs['seconds'][0].values())[1:-1]
+  )
+  cells = [
+    name, f'{norm} {epsilon:.4g}', str(count), str(cores),
+    f'{robust[0].sum()} / {robust[1].sum()}',
+    str((robust[0] != robust[1]).sum()),
+    f'{first:.1f}', f'{warm:.1f}', f'{count / warm:.1f}', parts,
+    f'{reference:.1f}', f'{count / reference:.1f}', others,
+    f'{reference / first:.2f} / {reference / warm:.2f}',
+  ]  # fmt: skip
+  return '| ' + ' | '.join(cells) + ' |'
+
+
+HEAD = [
+  'network', 'radius', 'images', 'cores', 'robust, ours / reference',
+  'flags that differ', 'ours s, first', 'warm', 'images/s',
+  'ce t fab square, warm', 'reference s', 'images/s', 'ce t fab square',
+  'times as fast, first / warm',
+]  # fmt: skip
+
+
+def main() -> None:
+  """Prints the table, row by row."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('folder', type=Path)
+  parser.add_argument('--reference', type=Path, required=True)
+  parser.add_argument('--torch', required=True, help='a Python with PyTorch')
+  parser.add_argument('--networks', nargs='+', help='only these')
+  parser.add_argument('--norms', nargs='+', help='only these')
+  parser.add_argument('--one_core', action='store_true')
+  args = parser.parse_args()
+  every = sorted(os.sched_getaffinity(0))
+  cores = set(every[:1] if args.one_core else every)
+  print('| ' + ' | '.join(HEAD) + ' |')
+  print('|' + '---|' * len(HEAD))
+  for row in ROWS:
+    if args.networks and row[0] not in args.networks:
+      continue
+    if args.norms and row[1] not in args.norms:
+      continue
+    if (args.folder / f'{row[0]}.npz').exists():
+      print(line(row, compare(row, args, cores), len(cores)), flush=True)
+
+
+if __name__ == '__main__':
+  if sys.argv[1:2] and sys.argv[1].startswith('{'):
+    print(json.dumps(run_ours(json.loads(sys.argv[1]))))
+  else:
+    main()
