@@ -134,6 +134,9 @@ def show_results(runs: list[tuple[Path, str]]) -> None:
   """Prints the table of one or more runs, and where their files are."""
   cards = [(read_json(f / 'results.json'), f, label) for f, label in runs]
   first = cards[0][0]
+  # They differ where only one of the runs was evaluated again.
+  different = sorted({c['num_examples'] for c, _, _ in cards})
+  counts = ' or '.join(map(str, different))
   attacks = list(
     dict.fromkeys(a for c, _, _ in cards for a in c['accuracy'] if '.' not in a)
   )
@@ -150,7 +153,7 @@ def show_results(runs: list[tuple[Path, str]]) -> None:
       ]
     )
   console.table(
-    f'{first["dataset"]}, {first["num_examples"]} test images, '
+    f'{first["dataset"]}, {counts} test images, '
     f'{first["norm"]} {first["eps"]}, accuracy in %',
     ['', 'parameters', 'clean', *attacks, 'worst case'],
     rows,
