@@ -71,17 +71,16 @@ def step_work(spec: dict) -> Work:
   c = make_config(spec, spec['model'])
   student = make_network(spec, spec['model'], 'student', dataset)
   teacher = make_network(spec, 'resnet18', 'teacher', dataset)
-  recipe, _ = build.make_recipe(c, student, teacher, dataset, 100)
+  asked = build.make_method(c).teachers
+  networks = build.Networks(student, dict.fromkeys(asked, teacher), None)
+  recipe, _ = build.make_recipe(c, networks, dataset, 100)
   if spec.get('weights'):
     recipe = recipe._replace(maximize=_nudged(recipe.maximize))
-  state = build.make_state(c, recipe, student, teacher, dataset)
-  if not recipe.method.needs_teacher:
-    teacher = teacher._replace(variables={})
+  state = build.make_state(c, recipe, networks, dataset)
+  frozen = dict.fromkeys(asked, teacher.variables)
   function = partial(train_step, recipe)
   shape = dataset.train.image.shape
-  flops = cost.step_cost(
-    function, state, teacher.variables, student.forward, shape
-  )[1]
+  flops = cost.step_cost(function, state, frozen, student.forward, shape)[1]
   facts = {
     'flops': flops,
     'num_params': models.num_params(student.variables['params']),
@@ -90,8 +89,9 @@ def step_work(spec: dict) -> Work:
     'image': dataset.train.image[None],
     'label': dataset.train.label.astype(np.int32)[None],
     'index': np.arange(spec['batch'], dtype=np.int32)[None],
+    'row': np.arange(spec['batch'], dtype=np.int32)[None],
   }
-  frozen = parallel.replicate(teacher.variables)
+  frozen = parallel.replicate(frozen)
   held = [parallel.replicate(state)]
   mapped: Any = parallel.pmap_step(function)
   begin = time.perf_counter()

@@ -2,18 +2,26 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from jax_robust_kd import (
+  averages,
+  data,
+  gradients,
+  models,
+  optim,
+  threat,
+)
 from jax_robust_kd import config as config_lib
-from jax_robust_kd import data, models, optim, threat
 from jax_robust_kd.attacks import Budget, ascent, suite
 from jax_robust_kd.config import Config, check_arguments
-from jax_robust_kd.core import Method, TrainState, UserError
+from jax_robust_kd.core import ROBUST, Method, TrainState, UserError
 from jax_robust_kd.methods import METHODS
-from jax_robust_kd.networks import Network, make_model
+from jax_robust_kd.networks import Network, load_teacher, make_model
 from jax_robust_kd.train_step import Recipe, create_state
 
 
@@ -70,7 +78,8 @@ def check(c: Config, dataset: data.Dataset) -> None:
       f'data.batch_size={c.data.batch_size} is larger than the '
       f'{len(dataset.train.label)} training images'
     )
-  if _teacher_labels(c) and not make_method(c).needs_teacher:
+  method = make_method(c)
+  if _teacher_labels(c) and ROBUST not in method.teachers:
     raise UserError(
       f"data.extra.labels='teacher', but method {c.method.name!r} has no "
       "teacher; use 'file'"
@@ -81,14 +90,17 @@ def check(c: Config, dataset: data.Dataset) -> None:
       f'{len(dataset.test.label)} test images; 0 takes all'
     )
   suite.plan((c.eval.attack, *c.eval.suite), make_budget(c))
-  method = make_method(c)
-  if method.needs_teacher and not (c.teacher.checkpoint or c.teacher.config):
-    raise UserError(
-      f'method {c.method.name!r} needs a teacher: set '
-      'config.teacher.checkpoint to the workdir of a trained run, or '
-      'config.teacher.config to the config that trains one'
-    )
+  for name in method.teachers:
+    group, given = config_lib.teacher_group(c, name)
+    if not (given.checkpoint or given.config):
+      raise UserError(
+        f'method {c.method.name!r} needs a {name} teacher: set '
+        f'config.{group}.checkpoint to the workdir of a trained run, or '
+        f'config.{group}.config to the config that trains one'
+      )
   make_student(c, dataset)
+  if method.peer:
+    make_peer(c, dataset)
 
 
 def _teacher_labels(c: Config) -> bool:
@@ -124,15 +136,25 @@ def make_student(c: Config, dataset: data.Dataset) -> nn.Module:
   return make_model(c.student.to_dict(), dataset, c.precision)
 
 
-def init_network(c: Config, dataset: data.Dataset) -> Network:
-  """Initialises the student."""
-  module = make_student(c, dataset)
+def make_peer(c: Config, dataset: data.Dataset) -> nn.Module:
+  """Builds the module of the network that is trained beside the student."""
+  fields = c.peer if c.peer.name else c.student
+  return make_model(fields.to_dict(), dataset, c.precision)
+
+
+def init_network(
+  c: Config, dataset: data.Dataset, make: Callable = make_student
+) -> Network:
+  """Initialises the student, or what else `make` makes."""
+  module = make(c, dataset)
   image = jnp.zeros((1, *dataset.train.image.shape[1:]))
-  key = jax.random.fold_in(jax.random.key(c.seed), 0)
+  # A peer of the student's kind starts from other weights than the student.
+  place = 0 if make is make_student else 2
+  key = jax.random.fold_in(jax.random.key(c.seed), place)
   variables = models.init(module, key, image)
   forward = partial(models.forward, module)
   return Network(
-    c.student.name,
+    c.student.name if make is make_student else c.peer.name,
     forward,
     dict(variables),
     dataset.num_classes,
@@ -140,12 +162,36 @@ def init_network(c: Config, dataset: data.Dataset) -> Network:
   )
 
 
+class Networks(NamedTuple):
+  """The networks of a run.
+
+  Attributes:
+    student: what is trained.
+    teachers: frozen, by name.
+    peer: what is trained beside it, or None.
+  """
+
+  student: Network
+  teachers: dict[str, Network]
+  peer: Network | None
+
+
+def make_networks(c: Config, dataset: data.Dataset) -> Networks:
+  """Reads the teachers that the method asks, and draws what is trained.
+
+  Raises:
+    UserError: a teacher cannot be read, or is not the one that was meant.
+  """
+  method = make_method(c)
+  return Networks(
+    init_network(c, dataset),
+    {name: load_teacher(c, name, dataset) for name in method.teachers},
+    init_network(c, dataset, make_peer) if method.peer else None,
+  )
+
+
 def make_recipe(
-  c: Config,
-  student: Network,
-  teacher: Network | None,
-  dataset: data.Dataset,
-  steps_per_epoch: int,
+  c: Config, networks: Networks, dataset: data.Dataset, steps_per_epoch: int
 ) -> tuple[Recipe, Callable]:
   """Builds what the training step is made of, and the schedule."""
   total_steps = c.optimizer.epochs * steps_per_epoch
@@ -181,32 +227,58 @@ def make_recipe(
     augment=data.make_augment(
       num_classes=dataset.num_classes, **c.data.augment.to_dict()
     ),
-    student=student.forward,
-    teacher=teacher.forward if teacher else None,
+    student=networks.student.forward,
+    teachers={k: t.forward for k, t in networks.teachers.items()},
     tx=tx,
     attack_mode=c.attack.bn,
     total_steps=total_steps,
-    ema_decay=o.ema_decay,
+    average=make_average(c, steps_per_epoch),
+    gradient=make_gradient(c, steps_per_epoch),
     teacher_labels=_teacher_labels(c),
+    peer=networks.peer.forward if networks.peer else None,
   )
   return recipe, schedule
 
 
+def make_average(c: Config, steps_per_epoch: int) -> averages.Average | None:
+  """Builds how averaged weights are kept, None for not at all."""
+  o = c.optimizer
+  if o.ema_decay:
+    return averages.ema(o.ema_decay)
+  if o.swa_start:
+    start = round(o.swa_start * o.epochs * steps_per_epoch)
+    return averages.swa(start, steps_per_epoch)
+  return None
+
+
+def make_gradient(c: Config, steps_per_epoch: int) -> Callable:
+  """Builds how the gradient is taken."""
+  o = c.optimizer
+  if not o.awp_gamma:
+    return gradients.plain
+  warmup = round(o.awp_warmup_epochs * steps_per_epoch)
+  return gradients.awp(o.awp_gamma, warmup)
+
+
 def make_state(
-    c: Config, recipe: Recipe, student: Network, teacher: Network | None,
-    dataset: data.Dataset,
-) -> TrainState:  # fmt: skip
+  c: Config, recipe: Recipe, networks: Networks, dataset: data.Dataset
+) -> TrainState:
   """Returns the state before the first step."""
   image = jnp.zeros((2, *dataset.train.image.shape[1:]))
+  student = networks.student
+  asked = (student, *networks.teachers.values())[:2]
   outputs = [
     jax.jit(partial(n.forward, mode='eval'))(n.variables, image)
-    for n in (student, teacher or student)
+    for n in (student, asked[-1])
   ]
-  key = jax.random.fold_in(jax.random.key(c.seed), 1)
+  key = partial(jax.random.fold_in, jax.random.key(c.seed))
+  method, rows = recipe.method, len(dataset.train.label)
   return create_state(
     seed=c.seed,
     variables=student.variables,
-    heads=recipe.method.init_heads(key, *outputs),
     tx=recipe.tx,
-    ema=c.optimizer.ema_decay > 0,
+    heads=method.init_heads(key(1), *outputs),
+    average=recipe.average,
+    peer=networks.peer.variables if networks.peer else None,
+    memory=method.init_memory(key(3), *outputs, rows),
   )

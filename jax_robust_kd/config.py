@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jax_robust_kd.core import UserError
+from jax_robust_kd.core import CLEAN, ROBUST, UserError
 from jax_robust_kd.threat import THREATS, check_radii, threat_model
 
 # A ConfigDict. Its own annotations make a union of every key's types.
@@ -28,11 +28,9 @@ def base_config(dataset: str = 'digits') -> Config:
   c.log_every = 20  # steps between lines of metrics.jsonl
   c.data = _data(dataset)
   c.student = dict(name='resnet18')  # name in MODELS, then its fields
-  c.teacher = dict(
-    checkpoint='',  # workdir of a finished run
-    config='',  # with no checkpoint: the config that trains it, first, once
-    sha256='',  # refuse any other weights than these
-  )
+  c.teacher = _teacher()
+  c.clean_teacher = _teacher()  # of methods that ask a second, accurate one
+  c.peer = dict(name='')  # of methods that train two; '': as the student
   c.method = dict(name='advfunmatch')  # name in METHODS, then its arguments
   c.attack = dict(  # the inner maximization
     norm='linf',  # or 'l2'
@@ -56,6 +54,9 @@ def base_config(dataset: str = 'digits') -> Config:
     warmup_epochs=0.0,
     epochs=200,
     ema_decay=0.0,  # averaged student weights; 0: none
+    swa_start=0.0,  # their plain mean each epoch from this share on; 0: none
+    awp_gamma=0.0,  # adversarial weight perturbation; 0: none
+    awp_warmup_epochs=0.0,
   )
   c.eval = dict(
     every_epochs=5,  # validation; chooses `best`
@@ -77,6 +78,20 @@ def base_config(dataset: str = 'digits') -> Config:
   if dataset == 'digits':
     _shrink_to_digits(c)
   return c.lock()
+
+
+def _teacher() -> dict:
+  return dict(
+    checkpoint='',  # workdir of a finished run
+    config='',  # with no checkpoint: the config that trains it, first, once
+    sha256='',  # refuse any other weights than these
+  )
+
+
+def teacher_group(c: Config, name: str) -> tuple[str, Config]:
+  """Returns the group of a config that tells of a teacher: its name, itself."""
+  group = {ROBUST: 'teacher', CLEAN: 'clean_teacher'}[name]
+  return group, c[group]
 
 
 def _data(dataset: str) -> dict:
@@ -180,6 +195,16 @@ def validate(c: Config) -> None:
     'optimizer.schedule', c.optimizer.schedule, ('cosine', 'step', 'constant')
   )
   _one_of('optimizer.decay_on', c.optimizer.decay_on, ('kernels', 'all'))
+  if c.optimizer.ema_decay and c.optimizer.swa_start:
+    raise UserError(
+      f'optimizer.ema_decay={c.optimizer.ema_decay} and optimizer.swa_start='
+      f'{c.optimizer.swa_start} are two ways to average; set one to 0'
+    )
+  if not 0 <= c.optimizer.swa_start < 1:
+    raise UserError(
+      f'optimizer.swa_start={c.optimizer.swa_start} must be a share of the '
+      'run in [0, 1)'
+    )
   for name, value in (
     ('attack.num_steps', c.attack.num_steps),
     ('data.batch_size', c.data.batch_size),
@@ -202,6 +227,8 @@ def validate(c: Config) -> None:
     ('optimizer.learning_rate', c.optimizer.learning_rate),
     ('optimizer.weight_decay', c.optimizer.weight_decay),
     ('optimizer.warmup_epochs', c.optimizer.warmup_epochs),
+    ('optimizer.awp_gamma', c.optimizer.awp_gamma),
+    ('optimizer.awp_warmup_epochs', c.optimizer.awp_warmup_epochs),
   ):
     _at_least(name, value, 0)
 

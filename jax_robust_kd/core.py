@@ -43,6 +43,8 @@ class Batch:
 
   image: Array  # [B, H, W, C] float32 in [0, 1]
   target: Array  # [B, K] class probabilities (one-hot until mixed)
+  row: Array | None = None  # [B] int32 place in the training images; extra
+  # images, which are not among them, have the number of training images
 
 
 class Context(NamedTuple):
@@ -52,6 +54,11 @@ class Context(NamedTuple):
   teacher: Callable[[Array], Output]  # frozen weights, running averages
   heads: PyTree  # extra trainable weights of the method, or {}
   progress: Array  # scalar in [0, 1], share of the training done
+  # What few methods need:
+  teachers: dict[str, Callable[[Array], Output]] | None = None  # all, by name
+  peer: Callable[..., Output] | None = None  # trained too, called as `student`
+  memory: PyTree = None  # what the step before handed on
+  rng: Array | None = None  # [B] keys for draws in the outer loss
 
 
 class Ascent(NamedTuple):
@@ -67,6 +74,8 @@ class LossOutput(NamedTuple):
   loss: Array  # scalar, mean over the local batch
   batch_stats: PyTree  # the running averages to keep
   metrics: dict[str, Array]  # scalars for the log
+  memory: PyTree = None  # to hand on, the same on every device; None: as it was
+  peer_stats: PyTree = None  # the peer's running averages to keep
 
 
 def no_attack(rng, ctx, batch, maximize):
@@ -81,6 +90,15 @@ def no_heads(rng, student, teacher):
   return {}
 
 
+def no_memory(rng, student, teacher, num_rows):
+  """What a method that forgets carries from step to step."""
+  del rng, student, teacher, num_rows
+  return {}
+
+
+ROBUST, CLEAN = 'robust', 'clean'  # names of teachers; `ctx.teacher` is ROBUST
+
+
 class Method(NamedTuple):
   """A distillation or training method: the whole extension point.
 
@@ -91,13 +109,19 @@ class Method(NamedTuple):
       image) -> Ascent` ascends `loss_fn: image -> [B]` in the threat model of
       the config.
     init_heads: (rng, student, teacher) -> weights, from one Output of each.
-    needs_teacher: whether `ctx.teacher` is used at all.
+    teachers: names of the teachers that it asks, () for none.
+    init_memory: (rng, student, teacher, num_rows) -> pytree carried from step
+      to step, for a training set of `num_rows` images. What `loss` hands on
+      must be the same on every device: `gather` or average it first.
+    peer: whether a second network is trained beside the student.
   """
 
   loss: Callable[..., LossOutput]
   perturb: Callable[..., PyTree] = no_attack
   init_heads: Callable[..., PyTree] = no_heads
-  needs_teacher: bool = True
+  teachers: tuple[str, ...] = (ROBUST,)
+  init_memory: Callable[..., PyTree] = no_memory
+  peer: bool = False
 
 
 @struct.dataclass
@@ -105,9 +129,12 @@ class TrainState:
   """Everything that a restart needs; nothing else is saved."""
 
   step: Array  # int32, optimizer steps done
-  params: PyTree  # {'student': ..., 'heads': ...}
+  params: PyTree  # {'student', 'heads'} and, where there is one, 'peer'
   batch_stats: PyTree  # running averages of the student
   ema_params: PyTree  # averaged student weights, or {} when off
+  ema_stats: PyTree  # their own running averages, or {}: those of the student
+  peer_stats: PyTree  # running averages of the peer, or {}
+  memory: PyTree  # what the method carries from step to step, or {}
   opt_state: PyTree
   seed: Array  # uint32; every key is a fold of it, the step and the image
 
@@ -130,3 +157,12 @@ def image_keys(key: Array, index: Array) -> Array:
   return jax.vmap(lambda i: jax.random.fold_in(key, i))(
     index.astype(jnp.uint32)
   )
+
+
+def gather(x: Array) -> Array:
+  """Joins [B, ...] of every device to [devices * B, ...], alike on all.
+
+  Gradients flow back to the devices that the rows came from. In the order of
+  the global batch.
+  """
+  return jax.lax.all_gather(x, AXIS, tiled=True)

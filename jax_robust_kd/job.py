@@ -12,7 +12,7 @@ from jax_robust_kd import (
 )
 from jax_robust_kd.assess import as_json
 from jax_robust_kd.config import Config
-from jax_robust_kd.core import UserError
+from jax_robust_kd.core import CLEAN, ROBUST, UserError
 from jax_robust_kd.metrics import read_json, write_json
 
 
@@ -66,10 +66,12 @@ def make_plan(c: Config, workdir: Path) -> list[tuple[Config, Path, str]]:
   """
   plan = []
   c = copy(c)
-  if c.teacher.config and not c.teacher.checkpoint:
-    teacher = teacher_config(c)
-    plan.append((teacher, workdir / 'teacher', 'teacher'))
-    c.teacher.checkpoint = str(workdir / 'teacher')
+  for name in (ROBUST, CLEAN):
+    group, given = config_lib.teacher_group(c, name)
+    if given.config and not given.checkpoint:
+      label = group.replace('_', ' ')
+      plan.append((teacher_config(c, name), workdir / group, label))
+      given.checkpoint = str(workdir / group)
   plan.append((c, workdir, c.method.name))
   if c.contrast:
     other = copy(c)
@@ -84,15 +86,16 @@ def copy(c: Config) -> Config:
   return ConfigDict(c.to_dict())
 
 
-def teacher_config(c: Config) -> Config:
-  """Returns the config that trains the teacher, on the same images."""
-  teacher = config_lib.load_config(c.teacher.config)
+def teacher_config(c: Config, name: str = ROBUST) -> Config:
+  """Returns the config that trains a teacher, on the same images."""
+  group, given = config_lib.teacher_group(c, name)
+  teacher = config_lib.load_config(given.config)
   for key in set(c.data.keys()) - {'batch_size', 'augment', 'extra'}:
     teacher.data[key] = c.data[key]
   if teacher.teacher.config or teacher.teacher.checkpoint:
     raise UserError(
-      f'teacher.config={c.teacher.config} needs a teacher itself; train it '
-      'first and set config.teacher.checkpoint'
+      f'{group}.config={given.config} needs a teacher itself; train it first '
+      f'and set config.{group}.checkpoint'
     )
   return teacher
 

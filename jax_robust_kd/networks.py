@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jax_robust_kd import checkpoint, data, models
-from jax_robust_kd.config import Config
+from jax_robust_kd.config import Config, teacher_group
 from jax_robust_kd.core import PyTree, UserError
 from jax_robust_kd.metrics import read_json
 
@@ -82,7 +82,8 @@ def load_network(
     {**record['normalization'], **c.student.to_dict()}, dataset, c.precision
   )
   params = state['ema_params'] or state['params']['student']
-  variables = {'params': params, 'batch_stats': state['batch_stats'] or {}}
+  stats = state['ema_stats'] or state['batch_stats'] or {}
+  variables = {'params': params, 'batch_stats': stats}
   forward = partial(models.forward, module)
   return Network(
     c.student.name,
@@ -103,11 +104,17 @@ def in_precision(network: Network, precision: str) -> Callable:
   return partial(models.forward, module)
 
 
-def check_teacher(c: Config, teacher: Network) -> None:
-  """Refuses a teacher with other weights than `teacher.sha256`, if given."""
-  wanted = c.teacher.sha256
-  if wanted and not teacher.sha256.startswith(wanted):
+def load_teacher(c: Config, name: str, dataset: data.Dataset) -> Network:
+  """Loads the teacher of a name.
+
+  Raises:
+    UserError: it cannot be read, or has other weights than its `sha256`.
+  """
+  group, given = teacher_group(c, name)
+  teacher = load_network(given.checkpoint, dataset)
+  if given.sha256 and not teacher.sha256.startswith(given.sha256):
     raise UserError(
-      f'the teacher in {c.teacher.checkpoint} has sha256 {teacher.sha256}, '
-      f'not teacher.sha256={wanted}; clear that field to accept it'
+      f'the teacher in {given.checkpoint} has sha256 {teacher.sha256}, not '
+      f'{group}.sha256={given.sha256}; clear that field to accept it'
     )
+  return teacher

@@ -4,9 +4,10 @@ from functools import partial
 
 import jax
 
-from jax_robust_kd import cost, data, models, networks
-from jax_robust_kd.config import Config
+from jax_robust_kd import build, cost, data, models
+from jax_robust_kd.config import Config, teacher_group
 from jax_robust_kd.core import TrainState
+from jax_robust_kd.networks import Network
 from jax_robust_kd.train_step import Recipe, train_step
 
 
@@ -15,8 +16,7 @@ def describe(
   dataset: data.Dataset,
   recipe: Recipe,
   state: TrainState,
-  student: networks.Network,
-  teacher: networks.Network | None,
+  networks: build.Networks,
 ) -> list[str]:
   """Returns what is about to run and what a step costs."""
   devices = jax.devices()
@@ -24,19 +24,22 @@ def describe(
     f'devices   {len(devices)} x {devices[0].device_kind}, '
     f'{jax.process_count()} process(es)'
   ]
-  if teacher is not None:
-    lines.append(f'teacher   {_size(teacher)}, from {c.teacher.checkpoint}')
+  for name, teacher in networks.teachers.items():
+    _, given = teacher_group(c, name)
+    lines.append(f'teacher   {_size(teacher)}, {name}, from {given.checkpoint}')
   shape = dataset.train.image.shape[1:]
   passes, flops = cost.step_cost(
     partial(train_step, recipe),
     state,
-    teacher.variables if teacher else {},
-    student.forward,
+    {name: t.variables for name, t in networks.teachers.items()},
+    networks.student.forward,
     (c.data.batch_size, *shape),
   )
   epochs, steps = c.optimizer.epochs, recipe.total_steps
+  if networks.peer is not None:
+    lines.append(f'peer      {_size(networks.peer)}')
   return lines + [
-    f'student   {_size(student)}',
+    f'student   {_size(networks.student)}',
     f'method    {c.method.name}: a step of {c.data.batch_size} images costs '
     f'{flops / 1e9:.3g} GFLOP, as much as {passes:.1f} forward passes of '
     'the student',
@@ -47,6 +50,6 @@ def describe(
   ]
 
 
-def _size(network: networks.Network) -> str:
+def _size(network: Network) -> str:
   count = models.num_params(network.variables['params'])
   return f'{network.name}, {count:,} parameters'

@@ -17,7 +17,6 @@ from jax_robust_kd import (
   data,
   evaluate,
   metrics,
-  networks,
   parallel,
   preview,
 )
@@ -77,27 +76,23 @@ def train(c: Config, workdir: Path, label: str, dataset: data.Dataset) -> None:
     UserError: a mistake in the config, found before anything is compiled.
     RunError: the loss is not finite, or a checkpoint cannot be written.
   """
-  teacher = None
-  if build.make_method(c).needs_teacher:
-    teacher = networks.load_network(c.teacher.checkpoint, dataset)
-    networks.check_teacher(c, teacher)
-  student = build.init_network(c, dataset)
+  networks = build.make_networks(c, dataset)
   per_epoch = data.num_batches(len(dataset.train.label), c.data.batch_size)
-  recipe, schedule = build.make_recipe(c, student, teacher, dataset, per_epoch)
-  state = build.make_state(c, recipe, student, teacher, dataset)
+  recipe, schedule = build.make_recipe(c, networks, dataset, per_epoch)
+  state = build.make_state(c, recipe, networks, dataset)
   last = checkpoint.open_folder(workdir, 'last', c.save.keep)
   best = checkpoint.open_folder(workdir, 'best', 1)
   run = Training(
     label=label,
     workdir=workdir,
     step=parallel.pmap_step(partial(train_step, recipe)),
-    teacher_variables=parallel.replicate(teacher.variables if teacher else {}),
-    batches=_make_batches(c, dataset),
-    validate=_make_validate(c, student.forward, dataset),
-    schedule=schedule,
-    describe=lambda: preview.describe(
-      c, dataset, recipe, state, student, teacher
+    teacher_variables=parallel.replicate(
+      {name: t.variables for name, t in networks.teachers.items()}
     ),
+    batches=_make_batches(c, dataset),
+    validate=_make_validate(c, networks.student.forward, dataset),
+    schedule=schedule,
+    describe=lambda: preview.describe(c, dataset, recipe, state, networks),
     last=last,
     best=best,
     record={
@@ -143,8 +138,10 @@ def _make_validate(
   )
 
   def run(state: TrainState) -> dict[str, float]:
-    params = state.ema_params or state.params['student']
-    variables = {'params': params, 'batch_stats': state.batch_stats}
+    variables = {
+      'params': state.ema_params or state.params['student'],
+      'batch_stats': state.ema_stats or state.batch_stats,
+    }
     right = clean(variables, dataset.val).margin < 0
     robust = attack(variables, dataset.val).margin < 0
     return {

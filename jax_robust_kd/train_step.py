@@ -2,14 +2,17 @@
 
 from collections.abc import Callable
 import dataclasses
+import functools
 from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from jax_robust_kd.averages import Average
 from jax_robust_kd.core import (
   AXIS,
+  ROBUST,
   Array,
   Context,
   Method,
@@ -19,9 +22,10 @@ from jax_robust_kd.core import (
   image_keys,
 )
 from jax_robust_kd.data import to_float
+from jax_robust_kd.gradients import plain
 
 # What a step's key is folded with, so that no two uses share a key.
-_AUGMENT, _ATTACK = 0, 1
+_AUGMENT, _ATTACK, _LOSS = 0, 1, 2
 
 
 class Recipe(NamedTuple):
@@ -32,62 +36,68 @@ class Recipe(NamedTuple):
     maximize: (rng [B], loss_fn, image) -> Ascent, the attack of the config.
     augment: (key, index [B], image, label) -> Batch, one view for both nets.
     student: (variables, image, mode) -> Output.
-    teacher: the same of the teacher, or None.
+    teachers: name -> the same of a teacher.
     tx: the optimizer.
     attack_mode: BatchNorm of the student while attacked, 'eval' or 'batch'.
     total_steps: of the whole run.
-    ema_decay: of the averaged weights, 0 for none.
+    average: how averaged weights are kept, None for none.
+    gradient: (grad_fn, params, step) -> (grads, LossOutput), such as `awp`.
     teacher_labels: an image of label -1 gets the class the teacher sees in it.
+    peer: as `student`, of the network that is trained beside it, or None.
   """
 
   method: Method
   maximize: Callable
   augment: Callable
   student: Callable
-  teacher: Callable | None
+  teachers: dict[str, Callable]
   tx: optax.GradientTransformation
   attack_mode: str
   total_steps: int
-  ema_decay: float
+  average: Average | None = None
+  gradient: Callable = plain
   teacher_labels: bool = False
+  peer: Callable | None = None
 
 
 def create_state(
   *,
   seed: int,
   variables: PyTree,
-  heads: PyTree,
   tx: optax.GradientTransformation,
-  ema: bool,
+  heads: PyTree = None,
+  average: Average | None = None,
+  peer: PyTree = None,
+  memory: PyTree = None,
 ) -> TrainState:
   """Returns the state before the first step.
 
   Args:
     seed: of every key of the run.
     variables: the student's {'params', 'batch_stats'}.
-    heads: extra weights of the method, or {}.
     tx: the optimizer.
-    ema: whether to keep averaged student weights.
+    heads: extra weights of the method, None for none.
+    average: how averaged weights are kept.
+    peer: the peer's {'params', 'batch_stats'}, None for no peer.
+    memory: what the method carries from step to step, None for nothing.
   """
-  params = {'student': variables['params'], 'heads': heads}
-  # A copy: the step donates the state, and a shared array would be deleted.
-  average = jax.tree.map(jnp.copy, variables['params']) if ema else {}
+  params = {'student': variables['params'], 'heads': heads or {}}
+  if peer:
+    params['peer'] = peer['params']
+  stats = variables.get('batch_stats', {})
+  # Copies: the step donates the state, and a shared array would be deleted.
+  copy = functools.partial(jax.tree.map, jnp.copy)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
-    batch_stats=variables.get('batch_stats', {}),
-    ema_params=average,
+    batch_stats=stats,
+    ema_params=copy(variables['params']) if average else {},
+    ema_stats=copy(stats) if average and average.own_stats else {},
+    peer_stats=peer.get('batch_stats', {}) if peer else {},
+    memory={} if memory is None else memory,
     opt_state=tx.init(params),
     seed=jnp.asarray(seed, jnp.uint32),
   )
-
-
-def update_average(
-  average: PyTree, params: PyTree, step: Array, decay: float
-) -> PyTree:
-  """EMA with decay min(decay, (1 + n) / (10 + n)) after n steps."""
-  d = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-  return jax.tree.map(lambda a, p: d * a + (1 - d) * p, average, params)
 
 
 def train_step(
@@ -101,10 +111,11 @@ def train_step(
   Args:
     recipe: what the step is made of.
     state: the training state; not modified.
-    teacher_variables: frozen weights of the teacher, or {}. An argument, since
-      as a captured constant they would be compiled into the program.
-    batch: uint8 'image' [B, H, W, C], int32 'label' [B] and int32 'index' [B],
-      each image's place in the global batch.
+    teacher_variables: name -> frozen weights of a teacher. An argument, since
+      as captured constants they would be compiled into the program.
+    batch: uint8 'image' [B, H, W, C], int32 'label' [B], and int32 'index' [B]
+      and 'row' [B]: each image's place in the global batch and in the training
+      images.
 
   Returns:
     The next state, and scalar metrics with 'loss' among them.
@@ -116,31 +127,41 @@ def train_step(
   view = recipe.augment(
     jax.random.fold_in(key, _AUGMENT), index, batch['image'], label
   )
+  view = view.replace(row=batch['row'])
   attacked = _context(
     recipe, state, state.params, teacher_variables, recipe.attack_mode
   )
   rng = image_keys(jax.random.fold_in(key, _ATTACK), index)
   adv = recipe.method.perturb(rng, attacked, view, recipe.maximize)
   adv = jax.lax.stop_gradient(adv)
+  rng = image_keys(jax.random.fold_in(key, _LOSS), index)
 
   def loss_fn(params):
     ctx = _context(recipe, state, params, teacher_variables, 'train')
-    out = recipe.method.loss(ctx, view, adv)
+    out = recipe.method.loss(ctx._replace(rng=rng), view, adv)
     return out.loss, out
 
-  grads, out = jax.grad(loss_fn, has_aux=True)(state.params)
+  grads, out = recipe.gradient(
+    jax.grad(loss_fn, has_aux=True), state.params, state.step
+  )
   metrics = {'loss': out.loss, **out.metrics}
-  averaged = jax.lax.pmean((grads, out.batch_stats, metrics), AXIS)
-  return _update(recipe, state, *averaged)
+  stats = out.batch_stats, out.peer_stats
+  averaged = jax.lax.pmean((grads, stats, metrics), AXIS)
+  state, metrics = _update(recipe, state, *averaged)
+  if out.memory is not None:
+    state = dataclasses.replace(state, memory=out.memory)
+  if recipe.average:
+    state = _average(recipe, recipe.average, state, view.image)
+  return state, metrics
 
 
 def _label(
   recipe: Recipe, teacher_variables: PyTree, image: Array, label: Array
 ) -> Array:
   """Replaces labels of -1 by the teacher's, as Carmon et al. 2019."""
-  if recipe.teacher is None:
-    raise ValueError('there is no teacher to label the images')
-  output = recipe.teacher(teacher_variables, to_float(image), 'eval')
+  output = recipe.teachers[ROBUST](
+    teacher_variables[ROBUST], to_float(image), 'eval'
+  )
   return jnp.where(label < 0, output.logits.argmax(-1), label)
 
 
@@ -151,42 +172,73 @@ def _context(
   teacher_variables: PyTree,
   mode: str,
 ) -> Context:
-  """Binds weights to both networks; `models.forward` names the modes."""
+  """Binds weights to all networks; `models.forward` names the modes."""
 
   def student(image: Array, batch_stats: PyTree = state.batch_stats) -> Output:
     variables = {'params': params['student'], 'batch_stats': batch_stats}
     return recipe.student(variables, image, mode)
 
-  def teacher(image: Array) -> Output:
-    if recipe.teacher is None:
-      raise ValueError('this method was built without a teacher')
-    return recipe.teacher(teacher_variables, image, 'eval')
+  def peer(image: Array, batch_stats: PyTree = state.peer_stats) -> Output:
+    assert recipe.peer is not None
+    variables = {'params': params['peer'], 'batch_stats': batch_stats}
+    return recipe.peer(variables, image, mode)
 
-  progress = state.step / recipe.total_steps
-  return Context(student, teacher, params['heads'], progress)
+  def no_teacher(image: Array) -> Output:
+    raise ValueError('this method was built without a teacher')
+
+  teachers = {
+    name: functools.partial(_ask, forward, teacher_variables[name])
+    for name, forward in recipe.teachers.items()
+  }
+  return Context(
+    student,
+    teachers.get(ROBUST, no_teacher),
+    params['heads'],
+    progress=state.step / recipe.total_steps,
+    teachers=teachers,
+    peer=peer if recipe.peer else None,
+    memory=state.memory,
+  )
+
+
+def _ask(forward: Callable, variables: PyTree, image: Array) -> Output:
+  """A teacher's answer: always by its running averages."""
+  return forward(variables, image, 'eval')
 
 
 def _update(
   recipe: Recipe,
   state: TrainState,
   grads: PyTree,
-  batch_stats: PyTree,
+  stats: tuple[PyTree, PyTree],
   metrics: dict[str, Array],
 ) -> tuple[TrainState, dict[str, Array]]:
   """Applies averaged gradients."""
   updates, opt_state = recipe.tx.update(grads, state.opt_state, state.params)
-  params = cast(PyTree, optax.apply_updates(state.params, updates))
-  average = state.ema_params
-  if recipe.ema_decay:
-    average = update_average(
-      average, params['student'], state.step, recipe.ema_decay
-    )
   state = dataclasses.replace(
     state,
     step=state.step + 1,
-    params=params,
-    batch_stats=batch_stats,
-    ema_params=average,
+    params=cast(PyTree, optax.apply_updates(state.params, updates)),
+    batch_stats=stats[0],
+    peer_stats=state.peer_stats if stats[1] is None else stats[1],
     opt_state=opt_state,
   )
   return state, {**metrics, 'grad_norm': optax.tree.norm(grads)}
+
+
+def _average(
+  recipe: Recipe, average: Average, state: TrainState, image: Array
+) -> TrainState:
+  """Moves the averaged weights, and their running averages if they have own.
+
+  These come from passing the averaged network over the clean images of each
+  step, instead of one more epoch over them at the end.
+  """
+  done = state.step - 1
+  params = average.update(state.ema_params, state.params['student'], done)
+  stats = state.ema_stats
+  if average.own_stats:
+    variables = {'params': params, 'batch_stats': stats}
+    own = recipe.student(variables, image, 'train').batch_stats
+    stats = average.started(jax.lax.pmean(own, AXIS), state.batch_stats, done)
+  return dataclasses.replace(state, ema_params=params, ema_stats=stats)

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 import pytest
 
-from jax_robust_kd import data, models
+from jax_robust_kd import averages, data, models
 from jax_robust_kd.attacks import ascent
 from jax_robust_kd.train_step import Recipe, create_state, train_step
 
@@ -52,6 +52,7 @@ def small_step(method, digits, batch_size: int = 16, **changes) -> Setup:
   """Builds a step of a method on digits, with small networks."""
   student, variables = network(0, 4)
   teacher, teacher_variables = network(1, 6)
+  peer, peer_variables = network(3, 4)
   tx = optax.sgd(0.05, 0.9)
   recipe = Recipe(
       method=method,
@@ -64,20 +65,27 @@ def small_step(method, digits, batch_size: int = 16, **changes) -> Setup:
           cutmix_alpha=0.0,
       ),
       student=student,
-      teacher=teacher if method.needs_teacher else None,
+      teachers=dict.fromkeys(method.teachers, teacher),
       tx=tx,
       attack_mode='eval',
       total_steps=100,
-      ema_decay=0.9,
+      average=averages.ema(0.9),
+      peer=peer if method.peer else None,
   )._replace(**changes)  # fmt: skip
   image = digits.train.image[:2] / np.float32(255)
-  heads = method.init_heads(
-    jax.random.key(2),
+  outputs = (
     jax.jit(partial(student, mode='eval'))(variables, image),
     jax.jit(partial(teacher, mode='eval'))(teacher_variables, image),
   )
+  rows = len(digits.train.label)
   state = create_state(
-    seed=0, variables=variables, heads=heads, tx=tx, ema=True
+    seed=0,
+    variables=variables,
+    tx=tx,
+    heads=method.init_heads(jax.random.key(2), *outputs),
+    average=recipe.average,
+    peer=peer_variables if method.peer else None,
+    memory=method.init_memory(jax.random.key(4), *outputs, rows),
   )
   batches = data.train_batches(
     digits.train, batch_size=batch_size, seed=0, start_step=0
@@ -86,6 +94,6 @@ def small_step(method, digits, batch_size: int = 16, **changes) -> Setup:
     recipe,
     partial(train_step, recipe),
     state,
-    teacher_variables if method.needs_teacher else {},
+    dict.fromkeys(method.teachers, teacher_variables),
     next(batches),
   )

@@ -173,7 +173,8 @@ def test_student_and_teacher_with_different_classes(tmp_path, refused):
   job.claim_workdir(teacher, load_config(PGD_AT))
   folder = checkpoint.open_folder(teacher, 'best', 1)
   state = {
-      'ema_params': {}, 'params': {'student': {'w': np.zeros(3)}},
+      'ema_params': {}, 'ema_stats': {},
+      'params': {'student': {'w': np.zeros(3)}},
       'batch_stats': {}, 'step': np.zeros((), np.int32),
   }  # fmt: skip
   record = {'num_classes': 7, 'normalization': {}, 'chosen_by': ''}

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from jax_robust_kd import checkpoint
+from jax_robust_kd import averages, checkpoint
 from jax_robust_kd.core import RunError, TrainState, UserError
 from jax_robust_kd.train_step import create_state
 
@@ -33,7 +33,7 @@ def make_state(step: int, size: int = 50) -> TrainState:
     variables=variables,
     heads={'proj': np.float32(rng.normal(size=(2, 3)))},
     tx=optax.chain(optax.clip(1.0), optax.adamw(lambda n: 0.1 / (n + 1))),
-    ema=True,
+    average=averages.ema(0.9),
   )
   noisy = jax.tree.map(
     lambda x: np.asarray(x + rng.normal(size=x.shape).astype(x.dtype)), state

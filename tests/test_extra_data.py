@@ -178,8 +178,8 @@ def test_too_few_extra_images(split, tmp_path):
 def test_the_teacher_labels_what_has_no_label(digits):
   setup = small_step(methods.METHODS['kd'](alpha=0.5, temperature=1.0), digits)
   image = setup.batch['image'][0]
-  logits = setup.recipe.teacher(
-    setup.teacher_variables, image / np.float32(255), 'eval'
+  logits = setup.recipe.teachers['robust'](
+    setup.teacher_variables['robust'], image / np.float32(255), 'eval'
   ).logits
   own, seen = setup.batch['label'][0], np.asarray(logits.argmax(-1))
   unlabelled = np.arange(len(own)) % 2 == 0

@@ -94,17 +94,16 @@ def tiny_step(method, digits, **changes) -> Setup:
       cutmix_alpha=0.0,
     ),
     student=FORWARD,
-    teacher=FORWARD if method.needs_teacher else None,
+    teachers=dict.fromkeys(method.teachers, FORWARD),
     tx=tx,
     attack_mode='eval',
     total_steps=100,
-    ema_decay=0.0,
   )._replace(**changes)
-  state = create_state(seed=0, variables=variables, heads={}, tx=tx, ema=False)
+  state = create_state(seed=0, variables=variables, tx=tx)
   batches = data.train_batches(
     digits.train, batch_size=16, seed=0, start_step=0
   )
-  teacher = tiny_variables(1) if method.needs_teacher else {}
+  teacher = dict.fromkeys(method.teachers, tiny_variables(1))
   return Setup(recipe, state, teacher, next(batches))
 
 
@@ -186,8 +185,9 @@ def test_bug03_every_config_file_runs(path, digits, monkeypatch):
   assert build.make_student(c, digits).num_classes == 10
   monkeypatch.setattr(build, 'make_model', lambda *args: Tiny())
   student, teacher = build.init_network(c, digits), None
-  if build.make_method(c).needs_teacher:
-    config_lib.validate(config_lib.load_config(c.teacher.config))
+  for name in build.make_method(c).teachers:
+    _, teacher = config_lib.teacher_group(c, name)
+    config_lib.validate(config_lib.load_config(teacher.config))
     teacher = build.init_network(c, digits)
   recipe, _ = build.make_recipe(c, student, teacher, digits, 10)
   state = build.make_state(c, recipe, student, teacher, digits)
@@ -364,7 +364,7 @@ def passes(setup) -> dict[str, list]:
 
   recipe = setup.recipe._replace(
     student=partial(record, 'student'),
-    teacher=setup.recipe.teacher and partial(record, 'teacher'),
+    teachers=dict.fromkeys(setup.recipe.teachers, partial(record, 'teacher')),
   )
   jax.eval_shape(
     on_one_device(partial(train_step, recipe)),

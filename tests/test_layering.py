@@ -12,7 +12,7 @@ FILES = sorted(PACKAGE.rglob('*.py'))
 
 # Level of each module or folder; a file imports lower levels only.
 LEVELS = {
-    'core': 0, 'memory': 0,
+    'core': 0, 'memory': 0, 'averages': 1, 'gradients': 1,
     'losses': 1,
     'methods': 2, 'attacks': 2, 'models': 2, 'data': 2,
     'parallel': 3, 'optim': 3, 'checkpoint': 3, 'metrics': 3, 'cost': 3,

@@ -52,6 +52,7 @@ T, TA = linear(TEACHER, CLEAN), linear(TEACHER, ADV)
 
 # method, arguments, loss by hand, passes that move the running averages
 CASES = [
+    ('natural', {}, ce(S), 1),
     ('pgd_at', {}, ce(SA), 1),
     ('trades', dict(beta=6.0), ce(S) + 6 * kl(S, SA), 2),
     ('kd', dict(alpha=0.9, temperature=4.0),

@@ -19,11 +19,11 @@ from jax_robust_kd import (
   networks,
   parallel,
 )
+from jax_robust_kd.averages import ema
 from jax_robust_kd.config import load_config
 from jax_robust_kd.core import AXIS, LossOutput, Method, image_keys
 from jax_robust_kd.methods import METHODS
 from jax_robust_kd.methods.inner import label_loss
-from jax_robust_kd.train_step import update_average
 
 
 def mapped(step):
@@ -60,9 +60,9 @@ def test_gradients_are_averaged_over_devices(digits):
     out = ctx.student(adv)
     return LossOutput(out.logits.mean(), out.batch_stats, {})
 
-  method = Method(loss, needs_teacher=False)
+  method = Method(loss, teachers=())
   tx = optax.sgd(1.0)
-  setup = small_step(method, digits, tx=tx, ema_decay=0.0)
+  setup = small_step(method, digits, tx=tx, average=None)
   state = setup.state.replace(opt_state=tx.init(setup.state.params))
   moved, _ = mapped(setup.step)(state, {}, two_devices(digits))
   before = jax.tree.leaves(state.params['student'])
@@ -146,9 +146,9 @@ def test_noise_belongs_to_the_image_not_to_the_device(digits):
 
 def test_average_starts_fast_and_ends_at_its_decay():
   average, params = {'w': jnp.zeros(())}, {'w': jnp.ones(())}
-  first = update_average(average, params, jnp.asarray(0), 0.999)
+  first = ema(0.999).update(average, params, jnp.asarray(0))
   np.testing.assert_allclose(first['w'], 1 - 1 / 10, rtol=1e-6)
-  late = update_average(average, params, jnp.asarray(10**6), 0.999)
+  late = ema(0.999).update(average, params, jnp.asarray(10**6))
   np.testing.assert_allclose(late['w'], 0.001, rtol=1e-3)
 
 
@@ -212,6 +212,7 @@ def test_a_loaded_network_keeps_the_normalization_it_was_trained_with(
     'params': {'student': trained.variables['params']},
     'batch_stats': trained.variables['batch_stats'],
     'ema_params': {},
+    'ema_stats': {},
     'step': np.zeros((), np.int32),
   }
   folder = checkpoint.open_folder(tmp_path, 'best', 1)

@@ -96,8 +96,9 @@ def train_batches(
 
   Yields:
     With leading dimensions [local devices, images per device]: 'image' uint8
-    [..., H, W, C], 'label' int32, and 'index' int32, the place of each image
-    in the global batch.
+    [..., H, W, C], 'label' int32, 'index' int32, the place of each image in
+    the global batch, and 'row' int32, its place in `split`: for an extra image
+    the number of images in `split`.
 
   Raises:
     UserError: the batch does not divide over the devices, or is too large.
@@ -110,10 +111,15 @@ def train_batches(
     (chosen[here], _draw(source, chosen, here, start_step, seed, salt))
     for source, chosen, salt in _sources(split, extra, batch_size)
   ]
+  own = ~extra_places(batch_size, extra.share if extra else 0.0)[here]
 
   def batches():
     while True:
-      yield _to_devices(_join(parts, local), index, num_local_devices)
+      image, label, row = _join(parts, local)
+      row = np.where(own, row, len(split.label)).astype(np.int32)
+      yield _to_devices(
+        num_local_devices, image=image, label=label, index=index, row=row
+      )
 
   return batches()
 
@@ -134,8 +140,8 @@ def _draw(
   start: int,
   seed: int,
   salt: tuple[int, ...],
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Yields what a split gives to this process's part of step after step."""
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+  """Yields (image, label, row) of this process's part of step after step."""
   count = int(chosen.sum())
   num_batches(len(split.label), count)
   rows_of = functools.partial(
@@ -146,7 +152,11 @@ def _draw(
     place=(np.cumsum(chosen) - 1)[here][chosen[here]],
     salt=salt,
   )
-  return _take(split, rows_of, start, _FOREVER, train=True)
+  taken = _take(split, rows_of, start, _FOREVER, train=True)
+  return (
+    (image, label, rows_of(step))
+    for step, (image, label) in enumerate(taken, start)
+  )
 
 
 def _take(split: Split, rows_of, start: int, stop: int, train: bool):
@@ -162,8 +172,7 @@ def _join(parts, size: int):
   found = [(chosen, *next(taken)) for chosen, taken in parts]
   if len(found) == 1:
     return found[0][1:]
-  _, image, label = found[0]
-  whole = np.empty((size, *image.shape[1:]), np.uint8), np.empty(size, np.int32)
+  whole = tuple(np.empty((size, *x.shape[1:]), x.dtype) for x in found[0][1:])
   for chosen, *values in found:
     for joined, value in zip(whole, values, strict=True):
       joined[chosen] = value
@@ -209,20 +218,21 @@ def eval_batches(
   def batches():
     taken = _take(split, padded.__getitem__, 0, count, train=False)
     for place, mask, values in zip(padded, real, taken, strict=True):
-      batch = _to_devices(values, place, num_local_devices)
-      yield {**batch, 'mask': mask.reshape(num_local_devices, -1)}
+      image, label = values
+      yield _to_devices(
+        num_local_devices, image=image, label=label, index=place, mask=mask
+      )
 
   return batches()
 
 
 def _to_devices(
-  values: tuple[np.ndarray, np.ndarray], index: np.ndarray, num_devices: int
+  num_devices: int, **values: np.ndarray
 ) -> dict[str, np.ndarray]:
-  """Names images and labels, with leading dimensions [devices, each]."""
-  batch = dict(zip(('image', 'label', 'index'), (*values, index), strict=True))
+  """Gives all values leading dimensions [devices, each]."""
   return {
     key: value.reshape(num_devices, -1, *value.shape[1:])
-    for key, value in batch.items()
+    for key, value in values.items()
   }
 
 

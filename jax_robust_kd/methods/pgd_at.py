@@ -15,4 +15,4 @@ def pgd_at() -> Method:
     value = jnp.mean(cross_entropy(out.logits, batch.target))
     return LossOutput(value, out.batch_stats, {})
 
-  return Method(loss, label_loss, needs_teacher=False)
+  return Method(loss, label_loss, teachers=())

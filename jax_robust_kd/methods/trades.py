@@ -32,4 +32,4 @@ def trades(beta: float = 6.0) -> Method:
     metrics = {'ce_clean': clean, 'kl_robust': robust}
     return LossOutput(clean + beta * robust, on_adv.batch_stats, metrics)
 
-  return Method(loss, perturb, needs_teacher=False)
+  return Method(loss, perturb, teachers=())
