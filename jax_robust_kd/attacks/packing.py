@@ -4,6 +4,7 @@ Each image has its own key, so its fate does not hang on its neighbours.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ import numpy as np
 from jax_robust_kd.attacks.gradient import Budget
 from jax_robust_kd.attacks.programs import Runner, make_program
 from jax_robust_kd.attacks.stepwise import Problem, Stepwise, advance
-from jax_robust_kd.core import image_keys
+from jax_robust_kd.core import PyTree, image_keys
 from jax_robust_kd.losses import margin
 
 _ROUNDING = 1e-6  # float32 rounding allowed outside of the ball
@@ -51,15 +52,15 @@ class Attacked(NamedTuple):
 
 
 def make_judge(budget: Budget, key: Key, runner: Runner) -> Callable:
-  """Builds the program (apply, scalars, rows) -> margin [N]."""
+  """Builds the program (apply, rows) -> margin [N]."""
+  score = make_program('score', partial(_score, budget), _one_bucket(runner))
+  return lambda apply, rows: score(apply, _scalars(key, 0), rows)
 
-  def score(shared, rows):
-    more = ()
-    if budget.num_eot > 1:
-      more = (image_keys(key(), rows.place),)
-    return margin(shared[0](rows.image, *more), rows.label)
 
-  return make_program('score', score, _one_bucket(runner))
+def _score(budget: Budget, shared: tuple, rows: Rows) -> jax.Array:
+  apply, scalars = shared
+  more = (_keys(scalars, rows),) if budget.num_eot > 1 else ()
+  return margin(apply(rows.image, *more), rows.label)
 
 
 def _one_bucket(runner: Runner) -> Runner:
@@ -89,30 +90,27 @@ def make_attack(
     judged: from `make_judge`.
     runner: how programs are compiled and batches are cut.
   """
-
-  def scalars(run: int) -> dict:
-    own = jax.random.fold_in(key(), run)
-    return {'key': np.asarray(jax.random.key_data(own)), 'run': np.int32(run)}
-
-  def whole(shared, rows):
-    apply, scalars = shared
-    rng = _keys(scalars, rows)
-    return attack(rng, apply, rows.image, rows.label, budget)  # type: ignore[misc]
-
   if isinstance(attack, Stepwise):
-    find = _in_pieces(name, attack, budget, scalars, runner)
+    find = _in_pieces(name, attack, budget, key, runner)
   elif attack is None:
     find = lambda apply, rows: rows.image  # noqa: E731
   else:
+    whole = partial(_whole, attack, budget)
     program = make_program(name, whole, _one_bucket(runner))
-    find = lambda apply, rows: program(apply, scalars(0), rows)  # noqa: E731
+    find = lambda apply, rows: program(apply, _scalars(key, 0), rows)  # noqa: E731
 
   def run(apply: Partial, judge: Partial, rows: Rows) -> Attacked:
     adv = find(apply, rows)
     check_inside(adv, rows.image, budget.norm, budget.epsilon)
-    return Attacked(adv, judged(judge, {}, rows._replace(image=adv)))
+    return Attacked(adv, judged(judge, rows._replace(image=adv)))
 
   return run
+
+
+def _scalars(key: Key, run: int) -> dict:
+  """What programs are told of the column and the run."""
+  own = jax.random.fold_in(key(), run)
+  return {'key': np.asarray(jax.random.key_data(own)), 'run': np.int32(run)}
 
 
 def _keys(scalars: dict, rows: Rows) -> jax.Array:
@@ -122,34 +120,44 @@ def _keys(scalars: dict, rows: Rows) -> jax.Array:
   )
 
 
+def _whole(
+  attack: Callable, budget: Budget, shared: tuple, rows: Rows
+) -> jax.Array:
+  apply, scalars = shared
+  return attack(_keys(scalars, rows), apply, rows.image, rows.label, budget)
+
+
+def _problem(budget: Budget, shared: tuple, rows: Rows) -> Problem:
+  apply, scalars = shared
+  rng, run = _keys(scalars, rows), scalars['run']
+  return Problem(rng, apply, rows.image, rows.label, budget, run)
+
+
+def _begin(
+  attack: Stepwise, budget: Budget, shared: tuple, rows: Rows
+) -> PyTree:
+  return attack.init(_problem(budget, shared, rows))
+
+
+def _go(
+  attack: Stepwise, budget: Budget, shared: tuple, rows: tuple[Rows, PyTree]
+) -> PyTree:
+  span = shared[1]['first'], shared[1]['last']
+  problem = _problem(budget, shared, rows[0])
+  return advance(attack, problem, rows[1], *span)
+
+
 def _in_pieces(
-  name: str,
-  attack: Stepwise,
-  budget: Budget,
-  scalars: Callable[[int], dict],
-  runner: Runner,
+  name: str, attack: Stepwise, budget: Budget, key: Key, runner: Runner
 ) -> Callable:
   """Builds (apply, rows) -> adv, which drops fallen images between pieces."""
-
-  def problem(shared, rows):
-    apply, scalars = shared
-    rng, run = _keys(scalars, rows), scalars['run']
-    return Problem(rng, apply, rows.image, rows.label, budget, run)
-
-  def begin(shared, rows):
-    return attack.init(problem(shared, rows))
-
-  def go(shared, rows):
-    rows, state = rows
-    span = shared[1]['first'], shared[1]['last']
-    return advance(attack, problem(shared, rows), state, *span)
-
+  begin, go = partial(_begin, attack, budget), partial(_go, attack, budget)
   start = make_program(f'{name} (start)', begin, runner, seldom=True)
   step = make_program(name, go, runner)
   steps = attack.num_steps(budget)
 
   def run_once(apply, rows: Rows, number: int) -> tuple:
-    constants = scalars(number)
+    constants = _scalars(key, number)
     state = start(apply, constants, rows)
     for first in range(0, steps, attack.piece):
       alive = np.flatnonzero(~state.fooled)

@@ -5,10 +5,11 @@ padded. On a CPU the batches of a call run at once, one on each core: a network
 small enough to be attacked there keeps one core busy, but not two.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 import contextlib
 import functools
+from functools import partial
 import os
 import time
 from typing import Any, NamedTuple
@@ -106,35 +107,45 @@ def _cuts(count: int, buckets: tuple[int, ...]) -> Iterator[tuple[int, int]]:
 
 
 def make_program(
-  name: str, function: Callable, runner: Runner, seldom: bool = False
+  name: str, function: partial, runner: Runner, seldom: bool = False
 ) -> Callable:
   """Compiles `function` once for each bucket, when first needed.
 
+  Programs outlive the call: the same function of the same network with weights
+  of the same shapes finds them again. A network without weights among its
+  arguments may close over some that change; it is compiled anew.
+
   Args:
     name: for the log.
-    function: ((apply, scalars), rows) -> tree of [n, ...].
+    function: ((apply, scalars), rows) -> tree of [n, ...], a function with its
+      first arguments, all hashable: it is found again by these.
     runner: how.
     seldom: whether it runs so seldom that compiling it fast counts for more.
 
   Returns:
     The same, for trees of any number of rows, as NumPy arrays.
   """
-  programs = {}
+  own = {}
   exact = jax.default_matmul_precision('highest')
   number = runner.devices.number
   options = _quickly() if seldom else None
+  recipe = (function.func, function.args, runner.devices, runner.highest)
 
   def prepare(size, *args):
     begin = time.perf_counter()
     with exact if runner.highest else contextlib.nullcontext():
       lowered = runner.devices.compile(function).lower(*args)
-      programs[size] = lowered.compile(options)
+      program = lowered.compile(options)
     seconds = time.perf_counter() - begin
     runner.say(f'{name}: compiled for {size} images in {seconds:.1f} s')
+    return program
 
   def call(apply, scalars: PyTree, rows: PyTree) -> PyTree:
     shared = (apply, scalars)
-    cuts = list(_cuts(len(jax.tree.leaves(rows)[0]), runner.buckets))
+    count = len(jax.tree.leaves(rows)[0])
+    cuts = list(_cuts(count, runner.buckets))
+    weights = jax.tree.leaves(apply)
+    programs = _kept(recipe, *_kinds((shared, rows))) if weights else own
 
     def cut(first, size):
       return jax.tree.map(
@@ -152,13 +163,28 @@ def make_program(
 
     for first, size in cuts:
       if size not in programs:
-        prepare(size, shared, cut(first, size))
+        programs[size] = prepare(size, shared, cut(first, size))
     threads = number == 1 and jax.default_backend() == 'cpu' and len(cuts) > 1
     parts = (_pool().map if threads else map)(run, cuts)
-    count = len(jax.tree.leaves(rows)[0])
     return jax.tree.map(lambda *x: np.concatenate(x)[:count], *parts)
 
   return call
+
+
+@functools.lru_cache(maxsize=64)
+def _kept(*key: Hashable) -> dict:
+  """Programs by bucket: empty at first, for the caller to fill."""
+  del key
+  return {}
+
+
+def _kinds(args: PyTree) -> tuple[Hashable, ...]:
+  """All that compiled programs depend on, but for the number of rows."""
+  shared, rows = args
+  few = jax.tree.map(lambda x: x[:0], rows)
+  leaves, tree = jax.tree.flatten((shared, few))
+  place = [getattr(x, 'sharding', None) for x in leaves]
+  return tree, tuple(map(jax.typeof, leaves)), tuple(place)
 
 
 def _quickly() -> dict | None:
