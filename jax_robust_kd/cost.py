@@ -104,6 +104,7 @@ def step_cost(
     'image': jax.ShapeDtypeStruct((1, *batch_shape), jnp.uint8),
     'label': jax.ShapeDtypeStruct((1, size), jnp.int32),
     'index': jax.ShapeDtypeStruct((1, size), jnp.int32),
+    'row': jax.ShapeDtypeStruct((1, size), jnp.int32),
   }
   on_one = jax.vmap(
     step, in_axes=(None, None, 0), out_axes=None, axis_name=AXIS
