@@ -9,6 +9,7 @@ import numpy as np
 from jax_robust_kd import (
   build,
   checks,
+  cluster,
   console,
   corruptions,
   data,
@@ -37,6 +38,7 @@ def evaluate_run(
     c, network, lambda text: console.say(f'{label}: corrupted by {text}')
   )
   results.write(c, folder, network, dataset, test, found, corrupted)
+  cluster.meet('evaluated')  # from here on the others may read it
 
 
 def check_run(

@@ -57,22 +57,7 @@ def check(c: Config, dataset: data.Dataset) -> None:
     UserError: the first mistake.
   """
   config_lib.validate(c)
-  devices = jax.device_count()
-  for name, size in (
-    ('data.batch_size', c.data.batch_size),
-    ('eval.batch_size', c.eval.batch_size),
-  ):
-    if size % devices:
-      raise UserError(
-        f'{name}={size} does not divide over {devices} devices; use a '
-        f'multiple of {devices}'
-      )
-  mixes = c.data.augment.mixup_alpha or c.data.augment.cutmix_alpha
-  if mixes and c.data.batch_size // devices % 2:
-    raise UserError(
-      f'data.batch_size={c.data.batch_size} gives {devices} devices an odd '
-      'number of images each; mixup and CutMix need an even one'
-    )
+  _check_batches(c)
   if len(dataset.train.label) < c.data.batch_size:
     raise UserError(
       f'data.batch_size={c.data.batch_size} is larger than the '
@@ -101,6 +86,32 @@ def check(c: Config, dataset: data.Dataset) -> None:
   make_student(c, dataset)
   if method.peer:
     make_peer(c, dataset)
+
+
+def _check_batches(c: Config) -> None:
+  """Checks that batches divide over devices and parts."""
+  devices = jax.device_count()
+  for name, size in (
+    ('data.batch_size', c.data.batch_size),
+    ('eval.batch_size', c.eval.batch_size),
+  ):
+    if size % devices:
+      raise UserError(
+        f'{name}={size} does not divide over {devices} devices; use a '
+        f'multiple of {devices}'
+      )
+  size, parts = c.data.batch_size // devices, c.optimizer.accumulate
+  if size % parts:
+    raise UserError(
+      f'optimizer.accumulate={parts} does not divide the {size} images of a '
+      'device; use a divisor'
+    )
+  mixes = c.data.augment.mixup_alpha or c.data.augment.cutmix_alpha
+  if mixes and c.data.batch_size // devices % 2:
+    raise UserError(
+      f'data.batch_size={c.data.batch_size} gives {devices} devices an odd '
+      'number of images each; mixup and CutMix need an even one'
+    )
 
 
 def _teacher_labels(c: Config) -> bool:
@@ -183,9 +194,11 @@ def make_networks(c: Config, dataset: data.Dataset) -> Networks:
     UserError: a teacher cannot be read, or is not the one that was meant.
   """
   method = make_method(c)
+  # Read first: it may be refused, and drawing compiles.
+  teachers = {name: load_teacher(c, name, dataset) for name in method.teachers}
   return Networks(
     init_network(c, dataset),
-    {name: load_teacher(c, name, dataset) for name in method.teachers},
+    teachers,
     init_network(c, dataset, make_peer) if method.peer else None,
   )
 
@@ -236,6 +249,7 @@ def make_recipe(
     gradient=make_gradient(c, steps_per_epoch),
     teacher_labels=_teacher_labels(c),
     peer=networks.peer.forward if networks.peer else None,
+    accumulate=o.accumulate,
   )
   return recipe, schedule
 

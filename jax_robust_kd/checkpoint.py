@@ -16,6 +16,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jax_robust_kd.cluster import to_global
+from jax_robust_kd.console import say
 from jax_robust_kd.core import PyTree, RunError, UserError
 
 # Orbax raises its errors, and prints them with ten tracebacks each before.
@@ -86,7 +88,7 @@ def save(
   Args:
     folder: from `open_folder`.
     step: optimizer steps done.
-    state: NumPy arrays that nobody will change.
+    state: NumPy arrays that nobody will change, the same on all processes.
     metrics: numbers to store beside it.
 
   Raises:
@@ -95,7 +97,7 @@ def save(
   record = {**metrics, 'digests': digests(state)}
   record['sha256'] = _record_sha256(record)
   args = ocp.args.Composite(
-    state=ocp.args.StandardSave(state),
+    state=ocp.args.StandardSave(to_global(state)),
     record=ocp.args.JsonSave(record),
   )
   try:
@@ -147,7 +149,7 @@ def restore(
       return _restore_step(folder, step, template)
     except Exception as error:  # Orbax raises many kinds on damaged files
       reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-      print(f'checkpoint {folder.directory}/{step} is damaged: {reason[:200]}')
+      say(f'checkpoint {folder.directory}/{step} is damaged: {reason[:200]}')
   if not steps:
     return None
   raise UserError(

@@ -57,6 +57,7 @@ def base_config(dataset: str = 'digits') -> Config:
     swa_start=0.0,  # their plain mean each epoch from this share on; 0: none
     awp_gamma=0.0,  # adversarial weight perturbation; 0: none
     awp_warmup_epochs=0.0,
+    accumulate=1,  # parts of a batch, one after the other, to save memory
   )
   c.eval = dict(
     every_epochs=5,  # validation; chooses `best`
@@ -74,7 +75,11 @@ def base_config(dataset: str = 'digits') -> Config:
     num_checked=100,  # images that `--mode check` attacks by itself
     corruptions=(),  # such as ('fog_3',), or ('all',): CIFAR-10-C
   )
-  c.save = dict(every_steps=500, keep=2)  # checkpoints to resume from
+  c.save = dict(  # checkpoints to resume from
+    every_steps=500,
+    keep=2,
+    on_failure='stop',  # or 'go_on': say so, and try again next time
+  )
   if dataset == 'digits':
     _shrink_to_digits(c)
   return c.lock()
@@ -190,6 +195,7 @@ def validate(c: Config) -> None:
   )
   _one_of('data.damaged', c.data.damaged, ('stop', 'skip'))
   _one_of('data.extra.labels', c.data.extra.labels, ('file', 'teacher'))
+  _one_of('save.on_failure', c.save.on_failure, ('stop', 'go_on'))
   _one_of('optimizer.name', c.optimizer.name, ('sgd', 'adamw'))
   _one_of(
     'optimizer.schedule', c.optimizer.schedule, ('cosine', 'step', 'constant')
@@ -212,6 +218,7 @@ def validate(c: Config) -> None:
     ('eval.every_epochs', c.eval.every_epochs),
     ('eval.num_checked', c.eval.num_checked),
     ('optimizer.epochs', c.optimizer.epochs),
+    ('optimizer.accumulate', c.optimizer.accumulate),
     ('save.every_steps', c.save.every_steps),
     ('save.keep', c.save.keep),
     ('log_every', c.log_every),

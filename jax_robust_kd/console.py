@@ -16,10 +16,18 @@ from rich.progress import (
 from rich.table import Table
 
 LINE_SECONDS = 10.0  # between lines when the output is not a terminal
+_muted = []  # holds something in processes that say nothing
+
+
+def mute() -> None:
+  """Says nothing from here on: another process of the run speaks."""
+  _muted.append(True)
 
 
 def say(text: str) -> None:
   """Prints one line, at once."""
+  if _muted:
+    return
   Console(highlight=False, soft_wrap=True).print(text, markup=False)
   sys.stdout.flush()
 
@@ -45,7 +53,9 @@ def progress(label: str, start: int, total: int) -> Iterator[Callable]:
   Yields:
     update(done, text): reports steps done and what to print beside them.
   """
-  if Console().is_terminal:
+  if _muted:
+    yield lambda done, text: None
+  elif Console().is_terminal:
     with _bar(label, start, total) as update:
       yield update
   else:
@@ -88,6 +98,8 @@ def _lines(label: str, total: int) -> Callable:
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
   """Prints a table; all columns but the first are right-aligned."""
+  if _muted:
+    return
   shown = Table(title=title, title_justify='left')
   for i, column in enumerate(columns):
     shown.add_column(column, justify='right' if i else 'left', no_wrap=True)

@@ -28,6 +28,14 @@ class UserError(Exception):
 class RunError(Exception):
   """A run that cannot go on (NaN, full disk): one sentence, exit code 1."""
 
+  exit_code = 1
+
+
+class Preempted(RunError):
+  """A run that was asked to end, or lost a process: start it again."""
+
+  exit_code = 75
+
 
 class Output(NamedTuple):
   """What every model returns."""

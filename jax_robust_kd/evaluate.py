@@ -14,7 +14,7 @@ import jax
 from jax.tree_util import Partial
 import numpy as np
 
-from jax_robust_kd import data, parallel
+from jax_robust_kd import cluster, data, parallel
 from jax_robust_kd.attacks import Budget, Result, packing, programs
 from jax_robust_kd.attacks.suite import (
   Store,
@@ -47,7 +47,9 @@ def pixels(split: data.Split, rows: np.ndarray) -> np.ndarray:
 def make_attack(
   forward: Callable, spec: str, budget: Budget, seed: int, batch_size: int
 ) -> Callable:
-  """Builds `attack(variables, split) -> Attacked` of a whole split.
+  """Builds `attack(variables, split, rows) -> Attacked` of rows of a split.
+
+  Of all rows, where none are given. Each process may ask for others.
 
   It compiles once for each batch size.
 
@@ -66,8 +68,10 @@ def make_attack(
   network = logits_of(forward)
   compiled = {}
 
-  def run(variables: PyTree, split: data.Split) -> packing.Attacked:
-    rows = np.arange(len(split.label))
+  def run(
+    variables: PyTree, split: data.Split, rows: np.ndarray | None = None
+  ) -> packing.Attacked:
+    rows = np.arange(len(split.label)) if rows is None else rows
     runner = make_runner(batch_size, len(rows))
     if runner.buckets not in compiled:
       compiled[runner.buckets] = make_job(jobs[-1], seed, runner)
@@ -108,15 +112,17 @@ def evaluate_suite(
     batch_size: over all local devices.
     attack_forward: the network as the attacks see it, such as in bfloat16;
       None: the same.
-    folder: for a file of each attack and thousand images; an evaluation that
-      is started again goes on from them. None keeps nothing.
+    folder: for a file of each attack and pool of images; an evaluation that
+      is started again goes on from them. The processes of a run share the
+      pools, and see one another's files. None keeps nothing: each does all.
     identity: of the weights and the threat model; what was kept for any other
       is not used.
     keep_adv: whether adversarial images are kept too.
     show: told what was compiled and what has come out.
     tick: told how many of the steps of `count_steps` are behind.
   """
-  network = Partial(logits_of(forward), parallel.replicate(variables))
+  weights = parallel.replicate(variables, jax.local_devices())
+  network = Partial(logits_of(forward), weights)
   attacked = network
   if attack_forward is not None:
     attacked = Partial(logits_of(attack_forward), *network.args)
@@ -136,6 +142,8 @@ def evaluate_suite(
       lambda unit: _load(folder, unit, identity),
       lambda unit, arrays: _save(folder, unit, identity, arrays),
       keep_adv,
+      cluster.mine if folder is not None else lambda number: True,
+      cluster.meet,
     ),
     show=show,
   )

@@ -6,7 +6,15 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from jax_robust_kd import assess, build, console, corruptions, train
+from jax_robust_kd import (
+  assess,
+  build,
+  console,
+  corruptions,
+  data,
+  lock,
+  train,
+)
 from jax_robust_kd import (
   config as config_lib,
 )
@@ -42,6 +50,13 @@ def run(c: Config, workdir: Path, mode: str) -> str:
     corruptions.chosen(each.eval.corruptions)
     check_workdir(folder, each, mode)
   keep_compiled(workdir / 'compiled')
+  with lock.held(workdir):
+    return _run(c, workdir, mode, plan, dataset)
+
+
+def _run(
+  c: Config, workdir: Path, mode: str, plan: list, dataset: data.Dataset
+) -> str:
   for each, folder, label in plan:
     if mode == 'train':
       claim_workdir(folder, each)

@@ -3,7 +3,8 @@
   python -m jax_robust_kd.main --config configs/quickstart.py --workdir runs/q
 
 Exit codes: 0 done, 1 the run cannot go on, 2 a mistake in what was given, 3 a
-check is red: the numbers cannot be believed.
+check is red: the numbers cannot be believed, 75 asked to end by SIGTERM or
+another process of the run was lost: start the same command again.
 """
 
 from pathlib import Path
@@ -21,7 +22,15 @@ USAGE = """usage: python -m jax_robust_kd.main --config FILE --workdir FOLDER
   --config.GROUP.KEY=VALUE   overrides one (they are in jax_robust_kd/config.py)
   --workdir FOLDER           for all files; the same command again goes on there
   --mode train|eval|check    train and evaluate; evaluate alone; evaluate and
-                             say whether the numbers can be believed"""
+                             say whether the numbers can be believed
+  --distributed              one of several processes, each on its own devices,
+                             which share the workdir. On TPU pods, under SLURM,
+                             Open MPI or Kubernetes they find one another;
+                             elsewhere give all three of
+  --coordinator HOST:PORT    where process 0 listens
+  --num_processes N          how many there are
+  --process_id I             which one this is, from 0
+  --start_timeout SECONDS    how long to wait for the others (300)"""
 
 
 def parse(argv: list[str]) -> flags.FlagValues:
@@ -45,6 +54,18 @@ def parse(argv: list[str]) -> flags.FlagValues:
       'mode', 'train', ['train', 'eval', 'check'],
       'train (and evaluate), eval alone, or check.', flag_values=values,
   )  # fmt: skip
+  flags.DEFINE_bool(
+    'distributed', False, 'One of several processes.', flag_values=values
+  )
+  flags.DEFINE_string(
+    'coordinator', '', 'HOST:PORT of process 0.', flag_values=values
+  )
+  for name, default in (
+    ('num_processes', 0),
+    ('process_id', -1),
+    ('start_timeout', 300),
+  ):
+    flags.DEFINE_integer(name, default, 'See --help.', flag_values=values)
   for before, word in zip(argv, argv[1:], strict=False):
     if word.startswith('--config=') or before == '--config':
       path = word.removeprefix('--config=').partition(':')[0]
@@ -72,6 +93,35 @@ def _sentence(error: Exception) -> str:
   return ' '.join(line.strip() for line in (lines[0], *lines[1:])[-2:])
 
 
+def join_others(values: flags.FlagValues, argv: list[str]) -> int | None:
+  """Joins the other processes of a run, if there are others.
+
+  Returns:
+    The exit code of the child that ran everything, or None to go on here.
+  """
+  start_flags = values.coordinator or values.num_processes
+  if not values.distributed:
+    if start_flags or values.process_id >= 0:
+      raise UserError('--coordinator and its like need --distributed')
+    return None
+  from jax_robust_kd import cluster, console
+
+  start = cluster.Start(
+    values.coordinator,
+    values.num_processes,
+    values.process_id,
+    values.start_timeout,
+  )
+  cluster.check_start(start)
+  if not cluster.is_child():
+    command = [sys.executable, '-m', 'jax_robust_kd.main', *argv[1:]]
+    return cluster.supervise(command, start.timeout)
+  cluster.join(start)
+  if not cluster.is_first():
+    console.mute()
+  return None
+
+
 def main(argv: list[str]) -> int:
   """Runs the program; returns its exit code."""
   try:
@@ -80,6 +130,9 @@ def main(argv: list[str]) -> int:
       return 0
     values = parse(argv)
     keep_freed_memory()
+    code = join_others(values, argv)
+    if code is not None:
+      return code
     from jax_robust_kd import job
 
     level = job.run(values.config, Path(values.workdir), values.mode)
@@ -88,7 +141,13 @@ def main(argv: list[str]) -> int:
     return 2
   except RunError as error:
     print(f'stopped: {error}', file=sys.stderr)
-    return 1
+    return error.exit_code
+  except KeyboardInterrupt:
+    print(
+      'stopped: interrupted; the same command goes on from the last checkpoint',
+      file=sys.stderr,
+    )
+    return 130
   return 3 if level == 'red' else 0
 
 

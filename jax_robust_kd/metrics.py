@@ -1,5 +1,7 @@
 """metrics.jsonl: one JSON object a line, a pure function of the config.
 
+Of several processes only the first one writes.
+
 Wall-clock figures go to speed.jsonl, so that a run that was killed and started
 again leaves the same metrics.jsonl as one that was not.
 """
@@ -9,6 +11,7 @@ import json
 import os
 from pathlib import Path
 
+from jax_robust_kd.cluster import is_first
 from jax_robust_kd.core import RunError, UserError
 
 
@@ -22,6 +25,8 @@ def write_json(path: Path, content) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
+  if not is_first():
+    return
   temporary = path.with_name(path.name + '.tmp')
   try:
     temporary.write_text(text)
@@ -53,6 +58,8 @@ def append(path: Path, record: dict) -> None:
   Raises:
     RunError: it cannot be written (full disk).
   """
+  if not is_first():
+    return
   try:
     with path.open('a') as file:
       file.write(json.dumps(record) + '\n')
@@ -87,6 +94,8 @@ def tensorboard(folder: Path) -> Callable[[dict], None]:
   try:
     from tensorboardX import SummaryWriter
   except ImportError:
+    return lambda line: None
+  if not is_first():
     return lambda line: None
   writer = SummaryWriter(str(folder))
 

@@ -34,11 +34,17 @@ def pmap_step(step: Callable) -> Callable:
 
 
 def pmap_rows(function: Callable) -> Callable:
-  """Maps (shared, rows) -> per-row values over the local devices.
+  """Maps (shared, rows) -> per-row values over this process's devices.
 
   `shared` must hold an array: JAX 0.10 mistakes the axes of an empty argument.
   """
-  return jax.pmap(function, axis_name=AXIS, in_axes=(None, 0), out_axes=0)
+  return jax.pmap(
+    function,
+    axis_name=AXIS,
+    in_axes=(None, 0),
+    out_axes=0,
+    devices=jax.local_devices(),
+  )
 
 
 def num_devices() -> int:
@@ -67,17 +73,25 @@ def prefetch(batches: Iterable[dict], depth: int = 2) -> Iterator[dict]:
   yield from ahead
 
 
-def replicate(tree: PyTree) -> PyTree:
+def replicate(tree: PyTree, devices: list | None = None) -> PyTree:
   """Copies a tree onto the local devices in the layout of `pmap_step`.
 
   A copy, because the step donates what it is given and would delete the
   caller's arrays.
+
+  Args:
+    tree: what to copy.
+    devices: None for the layout of `pmap_step`, which all processes must ask
+      for together; `jax.local_devices()` for that of `pmap_rows`.
   """
+  if not jax.tree.leaves(tree):
+    return tree  # several processes cannot map to nothing
   copy = jax.pmap(
     lambda tree, _: jax.tree.map(jnp.copy, tree),
     axis_name=AXIS,  # another name is another layout: the step would recompile
     in_axes=(None, 0),
     out_axes=None,
+    devices=devices,
   )
   return copy(tree, np.zeros(jax.local_device_count()))
 

@@ -21,8 +21,8 @@ def describe(
   """Returns what is about to run and what a step costs."""
   devices = jax.devices()
   lines = [
-    f'devices   {len(devices)} x {devices[0].device_kind}, '
-    f'{jax.process_count()} process(es)'
+    f'devices   {jax.process_count()} process(es) x '
+    f'{jax.local_device_count()} x {devices[0].device_kind}'
   ]
   for name, teacher in networks.teachers.items():
     _, given = teacher_group(c, name)

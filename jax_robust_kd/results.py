@@ -7,7 +7,14 @@ import subprocess
 import jax
 import numpy as np
 
-from jax_robust_kd import __version__, data, evaluate, models, networks
+from jax_robust_kd import (
+  __version__,
+  cluster,
+  data,
+  evaluate,
+  models,
+  networks,
+)
 from jax_robust_kd.attacks import Result
 from jax_robust_kd.config import Config
 from jax_robust_kd.core import RunError
@@ -66,6 +73,8 @@ def write_csv(path: Path, table: dict[str, list]) -> None:
   Raises:
     RunError: it cannot be written.
   """
+  if not cluster.is_first():
+    return
   temporary = path.with_name('unfinished.' + path.name)
   try:
     with temporary.open('w', newline='') as file:

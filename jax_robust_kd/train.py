@@ -1,72 +1,24 @@
-"""The training loop: steps, log, validation, checkpoints, resume."""
+"""A training run: everything it needs is built here, once."""
 
 from collections.abc import Callable
 from functools import partial
-import math
 from pathlib import Path
-import time
-from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from jax_robust_kd import (
   build,
   checkpoint,
-  console,
+  cluster,
   data,
   evaluate,
-  metrics,
+  loop,
   parallel,
   preview,
 )
 from jax_robust_kd.config import Config
-from jax_robust_kd.core import RunError, TrainState
+from jax_robust_kd.core import TrainState
 from jax_robust_kd.train_step import train_step
-
-_TIMED_STEPS = 6  # the first compiles, the others give the estimate
-
-
-class Training(NamedTuple):
-  """All that the loop needs, built once.
-
-  Attributes:
-    label: what to call the run on the screen.
-    workdir: of the run.
-    step: (state, teacher_variables, batch) -> (state, metrics), on devices.
-    teacher_variables: frozen, on devices.
-    batches: first step -> iterator of batches.
-    validate: state -> {'val_clean', 'val_robust'}.
-    schedule: step -> learning rate.
-    describe: () -> lines to print before the first step.
-    last: checkpoints to resume from.
-    best: the checkpoint that validation chose.
-    record: constants to store beside each checkpoint.
-    total_steps: of the run.
-    steps_per_epoch: full batches in the training images.
-    log_every: steps.
-    save_every: steps.
-    eval_every: steps.
-    batch_size: images of a step, over all devices.
-  """
-
-  label: str
-  workdir: Path
-  step: Callable
-  teacher_variables: Any
-  batches: Callable
-  validate: Callable
-  schedule: Callable
-  describe: Callable
-  last: Any
-  best: Any
-  record: dict
-  total_steps: int
-  steps_per_epoch: int
-  log_every: int
-  save_every: int
-  eval_every: int
-  batch_size: int
 
 
 def train(c: Config, workdir: Path, label: str, dataset: data.Dataset) -> None:
@@ -82,7 +34,7 @@ def train(c: Config, workdir: Path, label: str, dataset: data.Dataset) -> None:
   state = build.make_state(c, recipe, networks, dataset)
   last = checkpoint.open_folder(workdir, 'last', c.save.keep)
   best = checkpoint.open_folder(workdir, 'best', 1)
-  run = Training(
+  run = loop.Training(
     label=label,
     workdir=workdir,
     step=parallel.pmap_step(partial(train_step, recipe)),
@@ -107,9 +59,10 @@ def train(c: Config, workdir: Path, label: str, dataset: data.Dataset) -> None:
     save_every=c.save.every_steps,
     eval_every=c.eval.every_epochs * per_epoch,
     batch_size=c.data.batch_size,
+    survives_failed_save=c.save.on_failure == 'go_on',
   )
   try:
-    _run(run, state)
+    loop.run_steps(run, state)
   finally:
     last.close()
     best.close()
@@ -137,156 +90,19 @@ def _make_validate(
     for spec in ('clean', c.eval.attack)
   )
 
+  rows = np.arange(len(dataset.val.label))
+  rows = rows[cluster.share()]
+
   def run(state: TrainState) -> dict[str, float]:
     variables = {
       'params': state.ema_params or state.params['student'],
       'batch_stats': state.ema_stats or state.batch_stats,
     }
-    right = clean(variables, dataset.val).margin < 0
-    robust = attack(variables, dataset.val).margin < 0
-    return {
-      'val_clean': float(right.mean()),
-      'val_robust': float((right & robust).mean()),
-    }
+    variables = parallel.to_host(variables)
+    right = clean(variables, dataset.val, rows).margin < 0
+    robust = attack(variables, dataset.val, rows).margin < 0
+    counts = [right.sum(), (right & robust).sum()]
+    found = cluster.total(np.array(counts)) / len(dataset.val.label)
+    return {'val_clean': float(found[0]), 'val_robust': float(found[1])}
 
   return run
-
-
-def _run(run: Training, state: TrainState) -> None:
-  """Steps from the newest checkpoint to the end."""
-  found = checkpoint.restore(run.last, state)
-  best = {'val_robust': -1.0, 'val_clean': -1.0}
-  if found is not None:
-    state, record = found
-    best = record['best']
-    console.say(f'{run.label}: going on from step {int(state.step)}')
-  start = int(state.step)
-  if start == run.total_steps:
-    return
-  log = run.workdir / 'metrics.jsonl'
-  metrics.truncate(log, start)
-  if start == 0:
-    for line in run.describe():
-      console.say(line)
-  log_to_board = metrics.tensorboard(run.workdir / 'tensorboard')
-  state, pending = parallel.replicate(state), []
-  clock = _start_clock(run, start)
-  with console.progress(run.label, start, run.total_steps) as show:
-    for done, batch in zip(
-      range(start + 1, run.total_steps + 1), run.batches(start), strict=False
-    ):
-      state, values = run.step(state, run.teacher_variables, batch)
-      pending.append(values)
-      _estimate(run, clock, done, done - start, values)
-      end = done == run.total_steps
-      checked = end or done % run.eval_every == 0
-      saved = end or done % run.save_every == 0
-      if done % run.log_every == 0 or checked or saved:
-        line = _flush(run, done, pending)
-        pending = []
-        if checked or saved:
-          _check_finite(run, done, state)
-        if checked:
-          line |= run.validate(state)
-          best = _keep_best(run, done, state, line, best)
-        # In this order: what a checkpoint's record tells must be on disk
-        # before it, whenever the run is killed.
-        metrics.append(log, line)
-        if saved:
-          checkpoint.wait(run.best)
-          _save(run, run.last, done, state, {'best': best})
-        log_to_board(line)
-        show(done, _text(line, best, clock(done)))
-  checkpoint.wait(run.best)
-  checkpoint.wait(run.last)
-
-
-def _flush(run: Training, done: int, pending: list[dict]) -> dict:
-  """Averages the metrics since the last line; stops on NaN or infinity."""
-  values = [{k: float(v) for k, v in p.items()} for p in pending]
-  for step, value in enumerate(values, done - len(values) + 1):
-    for name in ('loss', 'grad_norm'):
-      if not math.isfinite(value[name]):
-        raise _diverged(run, f'the {name} is {value[name]} at step {step}')
-  line = {'step': done, 'epoch': done / run.steps_per_epoch}
-  line |= {k: float(np.mean([v[k] for v in values])) for k in values[0]}
-  return line | {'learning_rate': float(run.schedule(done - 1))}
-
-
-def _check_finite(run: Training, done: int, state: TrainState) -> None:
-  """Stops before a state is saved that the finite loss did not give away."""
-  leaves = jax.tree.leaves(parallel.to_host(state))
-  if not all(np.all(np.isfinite(leaf)) for leaf in leaves):
-    raise _diverged(run, f'the weights are not finite after step {done}')
-
-
-def _diverged(run: Training, what: str) -> RunError:
-  checkpoint.wait(run.last)
-  last = run.last.latest_step()
-  kept = 'there is no checkpoint yet'
-  if last is not None:
-    kept = f'the last good checkpoint is step {last} in {run.last.directory}'
-  return RunError(
-    f'{what}; {kept}. A smaller optimizer.learning_rate or '
-    'optimizer.clip_norm=1 often helps'
-  )
-
-
-def _keep_best(
-  run: Training, done: int, state: TrainState, line: dict, best: dict
-) -> dict:
-  """Saves the state if it is the most robust so far, then the most accurate."""
-  order = ('val_robust', 'val_clean')
-  if [line[k] for k in order] <= [best[k] for k in order]:
-    return best
-  best = {'step': done, **{k: line[k] for k in order}}
-  _save(run, run.best, done, state, {'best': best})
-  return best
-
-
-def _save(run: Training, folder, done: int, state, record: dict) -> None:
-  host = jax.tree.map(np.copy, parallel.to_host(state))
-  checkpoint.save(folder, done, host, {**run.record, **record})
-
-
-def _start_clock(run: Training, start: int) -> Callable[[int], float]:
-  """Returns done -> images/s since the call before."""
-  previous = [start, time.monotonic()]
-
-  def rate(done: int) -> float:
-    now = time.monotonic()
-    images = (done - previous[0]) * run.batch_size
-    speed = images / max(now - previous[1], 1e-9)
-    previous[:] = done, now
-    record = {'step': done, 'images_per_second': speed}
-    metrics.append(run.workdir / 'speed.jsonl', record)
-    return speed
-
-  return rate
-
-
-def _estimate(
-  run: Training, clock: Callable, done: int, steps_done: int, values: dict
-) -> None:
-  """Says how long the run will take, measured on its first steps."""
-  if steps_done not in (1, _TIMED_STEPS):
-    return
-  jax.block_until_ready(values)  # the first step compiles: start after it
-  speed = clock(done)
-  if steps_done == _TIMED_STEPS:
-    seconds = (run.total_steps - done) * run.batch_size / speed
-    console.say(
-      f'time      {speed:.0f} images/s on the first steps: about '
-      f'{console.duration(seconds)} to go, without validation'
-    )
-
-
-def _text(line: dict, best: dict, rate: float) -> str:
-  """What stands beside the progress bar."""
-  text = f'{rate:.0f} images/s  loss {line["loss"]:.3f}'
-  if best['val_robust'] >= 0:
-    text += (
-      f'  best val clean {100 * best["val_clean"]:.1f} '
-      f'robust {100 * best["val_robust"]:.1f}'
-    )
-  return text

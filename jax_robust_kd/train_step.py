@@ -14,7 +14,9 @@ from jax_robust_kd.core import (
   AXIS,
   ROBUST,
   Array,
+  Batch,
   Context,
+  LossOutput,
   Method,
   Output,
   PyTree,
@@ -44,6 +46,9 @@ class Recipe(NamedTuple):
     gradient: (grad_fn, params, step) -> (grads, LossOutput), such as `awp`.
     teacher_labels: an image of label -1 gets the class the teacher sees in it.
     peer: as `student`, of the network that is trained beside it, or None.
+    accumulate: parts that a device's batch is cut into, one after the other,
+      each attacked and passed by itself. Images are mixed over the whole batch;
+      BatchNorm, contrasts and `memory` see a part at a time.
   """
 
   method: Method
@@ -58,6 +63,7 @@ class Recipe(NamedTuple):
   gradient: Callable = plain
   teacher_labels: bool = False
   peer: Callable | None = None
+  accumulate: int = 1
 
 
 def create_state(
@@ -128,6 +134,64 @@ def train_step(
     jax.random.fold_in(key, _AUGMENT), index, batch['image'], label
   )
   view = view.replace(row=batch['row'])
+  grads, out = _accumulate(recipe, state, teacher_variables, view, index, key)
+  metrics = {'loss': out.loss, **out.metrics}
+  stats = out.batch_stats, out.peer_stats
+  averaged = jax.lax.pmean((grads, stats, metrics), AXIS)
+  state, metrics = _update(recipe, state, *averaged)
+  if out.memory is not None:
+    state = dataclasses.replace(state, memory=out.memory)
+  if recipe.average:
+    state = _average(recipe, recipe.average, state, view.image)
+  return state, metrics
+
+
+def _accumulate(
+  recipe: Recipe,
+  state: TrainState,
+  teacher_variables: PyTree,
+  view: Batch,
+  index: Array,
+  key: Array,
+) -> tuple[PyTree, LossOutput]:
+  """Returns the gradient over a batch, a part of it at a time."""
+  number = recipe.accumulate
+  if number == 1:
+    return _solve(recipe, state, teacher_variables, view, index, key)
+
+  def add(carry, part):
+    state, total = carry
+    view, index = part
+    grads, out = _solve(recipe, state, teacher_variables, view, index, key)
+    total = jax.tree.map(lambda t, g: t + g / number, total, grads)
+    state = dataclasses.replace(
+      state,
+      batch_stats=out.batch_stats,
+      peer_stats=state.peer_stats if out.peer_stats is None else out.peer_stats,
+      memory=state.memory if out.memory is None else out.memory,
+    )
+    return (state, total), (out.loss, out.metrics)
+
+  zeros = jax.tree.map(jnp.zeros_like, state.params)
+  parts = jax.tree.map(
+    lambda x: x.reshape(number, -1, *x.shape[1:]), (view, index)
+  )
+  (state, grads), found = jax.lax.scan(add, (state, zeros), parts)
+  loss, metrics = jax.tree.map(lambda x: x.mean(axis=0), found)
+  return grads, LossOutput(
+    loss, state.batch_stats, metrics, state.memory, state.peer_stats
+  )
+
+
+def _solve(
+  recipe: Recipe,
+  state: TrainState,
+  teacher_variables: PyTree,
+  view: Batch,
+  index: Array,
+  key: Array,
+) -> tuple[PyTree, LossOutput]:
+  """Solves the inner problem, then takes the gradient of the outer one."""
   attacked = _context(
     recipe, state, state.params, teacher_variables, recipe.attack_mode
   )
@@ -141,18 +205,9 @@ def train_step(
     out = recipe.method.loss(ctx._replace(rng=rng), view, adv)
     return out.loss, out
 
-  grads, out = recipe.gradient(
+  return recipe.gradient(
     jax.grad(loss_fn, has_aux=True), state.params, state.step
   )
-  metrics = {'loss': out.loss, **out.metrics}
-  stats = out.batch_stats, out.peer_stats
-  averaged = jax.lax.pmean((grads, stats, metrics), AXIS)
-  state, metrics = _update(recipe, state, *averaged)
-  if out.memory is not None:
-    state = dataclasses.replace(state, memory=out.memory)
-  if recipe.average:
-    state = _average(recipe, recipe.average, state, view.image)
-  return state, metrics
 
 
 def _label(

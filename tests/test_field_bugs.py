@@ -184,21 +184,22 @@ def test_bug03_every_config_file_runs(path, digits, monkeypatch):
   c = shrink(load_digits_config(path))
   assert build.make_student(c, digits).num_classes == 10
   monkeypatch.setattr(build, 'make_model', lambda *args: Tiny())
-  student, teacher = build.init_network(c, digits), None
-  for name in build.make_method(c).teachers:
+  student, method = build.init_network(c, digits), build.make_method(c)
+  for name in method.teachers:
     _, teacher = config_lib.teacher_group(c, name)
     config_lib.validate(config_lib.load_config(teacher.config))
-    teacher = build.init_network(c, digits)
-  recipe, _ = build.make_recipe(c, student, teacher, digits, 10)
-  state = build.make_state(c, recipe, student, teacher, digits)
+  teachers = dict.fromkeys(method.teachers, build.init_network(c, digits))
+  peer = build.init_network(c, digits, build.make_peer)
+  networks = build.Networks(student, teachers, peer if method.peer else None)
+  recipe, _ = build.make_recipe(c, networks, digits, 10)
+  state = build.make_state(c, recipe, networks, digits)
   step = on_one_device(partial(train_step, recipe))
   batches = data.train_batches(
     digits.train, batch_size=16, seed=0, start_step=0
   )
   for _ in range(2):
-    state, values = step(
-      state, teacher.variables if teacher else {}, next(batches)
-    )
+    weights = {name: t.variables for name, t in teachers.items()}
+    state, values = step(state, weights, next(batches))
     assert all(np.isfinite(v) for v in values.values())
   assert int(state.step) == 2
   plan((c.eval.attack, *c.eval.suite), build.make_budget(c))
@@ -218,6 +219,7 @@ def test_bug03_every_setting_is_read_somewhere():
   text = ''.join(code_of(p) for p in SOURCE if p.stem != 'config')
   text = text.replace(' o.', ' c.optimizer.').replace('=o.', '=c.optimizer.')
   text = text.replace('(o.', '(c.optimizer.').replace('each.', 'c.')
+  text = text.replace('given.', 'c.teacher.')
   c = config_lib.base_config().to_dict()
   augment = inspect.signature(data.make_augment).parameters
   assert c['data'].pop('augment').keys() <= augment.keys()
@@ -225,6 +227,7 @@ def test_bug03_every_setting_is_read_somewhere():
     c['eval'].pop(key)
   for key in data.Reading._fields:  # passed on by name
     c['data'].pop(key)
+  assert c.pop('clean_teacher') == c['teacher']  # read by `teacher_group`
   for group in ('student', 'method'):  # passed on as arguments, which checks
     c.pop(group)
   for group, value in c.items():

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import pytest
 
-from jax_robust_kd import checkpoint, main
+from jax_robust_kd import checkpoint, lock, main
 from jax_robust_kd.metrics import read_json, read_lines
 
 ROOT = Path(__file__).parent.parent
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 WITH_KILL = """
 import os, signal, sys, threading, time
 from pathlib import Path
-from jax_robust_kd import build, evaluate, job, main, metrics, train
+from jax_robust_kd import assess, build, evaluate, main, metrics, results, train
 
 def die(): os.kill(os.getpid(), signal.SIGKILL)
 
@@ -100,7 +100,7 @@ POINTS = {
   'after a checkpoint is whole': (
     "kill(os, 'rename', becomes('last/6'), after=True)"
   ),
-  'in validation': "kill(evaluate, 'check_inside', count=4)",
+  'in validation': "kill(evaluate.packing, 'check_inside', count=4)",
   'in the first best checkpoint': "kill(os, 'rename', becomes('best/3'))",
   # The next one must wait: its record says that the best one is there.
   'when the best checkpoint takes long': (
@@ -113,10 +113,10 @@ POINTS = {
   'before the last checkpoint is whole': (
     "kill(os, 'rename', becomes('last/9'))"
   ),
-  'before the evaluation': "kill(job, 'evaluate_run')",
+  'before the evaluation': "kill(assess, 'evaluate_run')",
   'between attacks': "kill(evaluate, '_save', count=2, after=True)",
   'while the flags are written': "kill(evaluate.np, 'savez', count=3)",
-  'before the results': "kill(job, 'write_json', becomes_results)",
+  'before the results': "kill(results, 'write_json', becomes_results)",
 }
 RESULTS = "becomes_results = lambda p, _: p.name == 'results.json'\n"
 
@@ -198,7 +198,9 @@ def arguments(workdir, config='pgd_at.py:digits', *flags) -> list[str]:
   ]  # fmt: skip
 
 
-def run(environment, argv, plan=None) -> subprocess.CompletedProcess:
+def run(
+  environment, argv, plan=None, code=-signal.SIGKILL
+) -> subprocess.CompletedProcess:
   """Runs the program, to its end or to its planned death."""
   start = ['-m', 'jax_robust_kd.main']
   if plan is not None:
@@ -211,7 +213,7 @@ def run(environment, argv, plan=None) -> subprocess.CompletedProcess:
     text=True,
     timeout=300,
   )
-  expected = 0 if plan is None else -signal.SIGKILL
+  expected = 0 if plan is None else code
   assert done.returncode == expected, done.stdout + done.stderr
   return done
 
@@ -291,6 +293,44 @@ def test_a_killed_run_ends_as_if_it_had_not_been(quick_reference):
   assert table(again) == table(first) and len(table(again)) == 2
   assert (workdir / 'speed.jsonl').read_bytes() == before
   assert_equal_runs(workdir, kept)
+
+
+# SIGTERM, once the line of a step has been logged.
+ASK = """
+def ask(path, line, original=metrics.append):
+  original(path, line)
+  if (path.name, line['step']) == ('metrics.jsonl', 5):
+    os.kill(os.getpid(), signal.SIGTERM)
+metrics.append = ask
+"""
+
+
+def test_a_run_that_is_asked_to_end_saves_and_goes_on(quick_reference):
+  """Step 5 is no step at which a checkpoint is due."""
+  environment, workdir, kept, _ = quick_reference
+  shutil.rmtree(workdir, ignore_errors=True)
+  argv = arguments(workdir)
+  asked = run(environment, argv, ASK, code=75)
+  assert asked.stderr == (
+    'stopped: asked to end by SIGTERM; step 5 is saved, the same command goes '
+    'on from there\n'
+  )
+  assert 'going on from step 5' in run(environment, argv).stdout
+  assert_equal_runs(workdir, kept)
+
+
+def test_a_second_run_in_the_same_workdir_is_refused(quick_reference):
+  environment, workdir, kept, _ = quick_reference
+  shutil.copytree(kept, workdir, dirs_exist_ok=True)
+  argv = arguments(workdir)
+  with lock.held(workdir):
+    refused = run(environment, argv, code=2, plan='')
+  assert refused.stderr.count('\n') == 1
+  assert f'is in use by process {os.getpid()} on ' in refused.stderr
+  (workdir / 'lock').write_text('process 1 on elsewhere')  # it was killed
+  done = run(environment, argv)
+  assert 'process 1 on elsewhere ended' in done.stdout
+  assert (workdir / 'lock').read_text() == ''
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from jax_robust_kd.attacks.packing import (
 )
 from jax_robust_kd.attacks.programs import Runner, check_buckets
 from jax_robust_kd.attacks.stepwise import Stepwise
-from jax_robust_kd.core import UserError
+from jax_robust_kd.core import RunError, UserError
 
 _POOL = 256  # images at least that are attacked, and kept on disk, at once
 
@@ -114,11 +114,16 @@ class Store(NamedTuple):
     load: unit -> the arrays that `save` was given for it, or None.
     save: (unit, arrays) -> None.
     keep_adv: whether adversarial images are kept, and returned.
+    mine: number of a unit -> whether it is this process's to find. The others
+      are read after
+    meet: name -> None, which waits for all processes.
   """
 
   load: Callable[[str], dict[str, np.ndarray] | None] = lambda unit: None
   save: Callable[[str, dict], None] = lambda unit, arrays: None
   keep_adv: bool = True
+  mine: Callable[[int], bool] = lambda number: True
+  meet: Callable[[str], None] = lambda name: None
 
 
 NOWHERE = Store()
@@ -200,21 +205,43 @@ def _in_pools(
 ) -> dict[str, np.ndarray]:
   """Returns what `run(rows)` finds, a pool at a time, NaN elsewhere."""
   columns = {'margin': np.full(len(alive), np.nan, np.float32)}
-  for first in range(0, len(alive), size):
-    rows = first + np.flatnonzero(alive[first : first + size])
-    if not len(rows):
-      continue
-    unit = f'{job.column}-{first}'
-    found = store.load(unit)
+  pools = [
+    first + np.flatnonzero(alive[first : first + size])
+    for first in range(0, len(alive), size)
+  ]
+  units = {
+    f'{job.column}-{number * size}': rows
+    for number, rows in enumerate(pools)
+    if len(rows)
+  }
+  kept = {}
+  for number, (unit, rows) in enumerate(units.items()):
+    kept[unit] = _load(store, unit, rows)
+    if kept[unit] is None and store.mine(number):
+      kept[unit] = _as_arrays(run(rows), job, store.keep_adv)
+      store.save(unit, kept[unit])
+  store.meet(job.column)
+  for unit, rows in units.items():
+    found = kept.pop(unit) or _load(store, unit, rows)
     if found is None:
-      found = _as_arrays(run(rows), job, store.keep_adv)
-      store.save(unit, found)
+      raise RunError(
+        f'{unit} was found by another process but cannot be read here; give a '
+        '--workdir that all processes share'
+      )
     for name, values in found.items():
       if name not in columns:
         shape = (len(alive), *values.shape[1:])
         columns[name] = np.full(shape, np.nan, np.float32)
       columns[name][rows] = values
   return columns
+
+
+def _load(store: Store, unit: str, rows: np.ndarray) -> dict | None:
+  """Reads a unit, unless it was cut for another number of devices."""
+  found = store.load(unit)
+  if found is None or len(found['margin']) != len(rows):
+    return None
+  return found
 
 
 def _check_finite(margin: np.ndarray) -> None:
