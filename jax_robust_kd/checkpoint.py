@@ -36,7 +36,16 @@ def open_folder(workdir: Path, name: str, keep: int) -> ocp.CheckpointManager:
     max_to_keep=keep, cleanup_tmp_directories=True
   )
   folder = (workdir / 'checkpoints' / name).absolute()
-  return ocp.CheckpointManager(folder, options=options)
+  return ocp.CheckpointManager(
+    folder, options=options, item_handlers=_handlers()
+  )
+
+
+def _handlers() -> dict:
+  return {
+    'state': ocp.StandardCheckpointHandler(),
+    'record': ocp.JsonCheckpointHandler(),
+  }
 
 
 def read(
@@ -53,7 +62,9 @@ def read(
   if not path.is_dir():
     return None
   options = ocp.CheckpointManagerOptions(read_only=True)
-  with ocp.CheckpointManager(path, options=options) as folder:
+  with ocp.CheckpointManager(
+    path, options=options, item_handlers=_handlers()
+  ) as folder:
     return restore(folder, template)
 
 
@@ -159,8 +170,11 @@ def restore(
 
 
 def _restore_step(folder, step: int, template):
-  if template is not None:
-    template = jax.tree.map(np.asarray, template)
+  if template is None:
+    # Without one, Orbax asks for the devices that the step was saved on.
+    tree = folder.item_metadata(step).state
+    template = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), tree)
+  template = jax.tree.map(np.asarray, template)
   found = folder.restore(
     step,
     args=ocp.args.Composite(

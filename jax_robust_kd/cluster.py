@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from typing import NamedTuple
 
 import jax
@@ -18,7 +19,14 @@ import numpy as np
 
 from jax_robust_kd.core import Preempted, PyTree, UserError
 
-_CHILD = 'JAX_ROBUST_KD_PIPE'  # tells the child where to say that it started
+# Tells the child which files to say on that it started, and to hear on that its
+# parent is gone.
+_CHILD = 'JAX_ROBUST_KD_PIPES'
+LOST = 'another process of this run was lost'
+AGAIN = (
+  'start the same command on all of them again, and it goes on from the last '
+  'checkpoint'
+)
 # Seconds without a sign of life after which a process counts as lost.
 _LOST_AFTER = 30
 
@@ -73,18 +81,13 @@ def join(start: Start) -> None:
   Raises:
     UserError: there is no cluster that JAX knows how to find.
   """
-  given = {}
-  if start.coordinator:
-    given = dict(
-      coordinator_address=start.coordinator,
-      num_processes=start.num_processes,
-      process_id=start.process_id,
-    )
   try:
     jax.distributed.initialize(
+      start.coordinator or None,
+      start.num_processes or None,
+      start.process_id if start.coordinator else None,
       initialization_timeout=start.timeout,
       heartbeat_timeout_seconds=_LOST_AFTER,
-      **given,
     )
   except ValueError as error:
     raise UserError(
@@ -92,13 +95,25 @@ def join(start: Start) -> None:
       'Kubernetes); give --coordinator HOST:PORT, --num_processes and '
       f'--process_id ({str(error).splitlines()[0]})'
     ) from None
-  if _CHILD in os.environ:
-    os.write(int(os.environ[_CHILD]), b'1')
+  if is_child():
+    said, _ = map(int, os.environ[_CHILD].split())
+    os.write(said, b'1')
 
 
 def is_child() -> bool:
   """Returns whether this process runs under `supervise`."""
   return _CHILD in os.environ
+
+
+def follow_parent() -> None:
+  """Ends this child when its parent is gone, however that ended."""
+  _, lifeline = map(int, os.environ[_CHILD].split())
+
+  def wait():
+    os.read(lifeline, 1)
+    os._exit(Preempted.exit_code)
+
+  threading.Thread(target=wait, daemon=True).start()
 
 
 def supervise(command: list[str], timeout: int) -> int:
@@ -108,26 +123,33 @@ def supervise(command: list[str], timeout: int) -> int:
   Seen from outside, that is a sentence and the exit code that launchers start
   again on.
   """
-  reading, writing = os.pipe()
+  hearing, said = os.pipe()
+  lifeline, _held = os.pipe()
   with subprocess.Popen(
-    command, env={**os.environ, _CHILD: str(writing)}, pass_fds=[writing]
+    command,
+    env={**os.environ, _CHILD: f'{said} {lifeline}'},
+    pass_fds=[said, lifeline],
   ) as child:
-    os.close(writing)
+    os.close(said)
     for number in (signal.SIGTERM, signal.SIGINT):
       signal.signal(number, lambda n, _: child.send_signal(n))
-    started = os.read(reading, 1) != b''
+    started = os.read(hearing, 1) != b''
     code = child.wait()
   if code != -signal.SIGABRT:
     return code if code >= 0 else 128 - code
-  what = 'another process of this run was lost'
+  what = LOST
   if not started:
     what = f'not all processes of this run came up within {timeout} s'
-  print(
-    f'stopped: {what}; start the same command on all of them again, and it '
-    'goes on from the last checkpoint',
-    file=sys.stderr,
-  )
+  print(f'stopped: {what}; {AGAIN}', file=sys.stderr)
   return Preempted.exit_code
+
+
+def is_loss(error: Exception) -> bool:
+  """Returns whether an error is how JAX tells that another process is gone."""
+  marks = ('gloo', 'deadline_exceeded', 'unavailable', 'connection', 'aborted')
+  return jax.process_count() > 1 and any(
+    mark in str(error).lower() for mark in marks
+  )
 
 
 def is_first() -> bool:

@@ -59,22 +59,7 @@ def base_config(dataset: str = 'digits') -> Config:
     awp_warmup_epochs=0.0,
     accumulate=1,  # parts of a batch, one after the other, to save memory
   )
-  c.eval = dict(
-    every_epochs=5,  # validation; chooses `best`
-    attack='pgd-10',  # while training, on validation images
-    suite=('fgsm', 'pgd-20', 'cw-20'),  # at the end, on test images
-    threat='',  # threat model by name: 'linf_8_255', 'l2_0.5', ...
-    norm='',  # or by its parts ('l1' too); '' is that of `attack`
-    epsilon='',
-    step_size='',
-    num_examples=0,  # of the test split; 0: all
-    batch_size=256,  # over all devices
-    checkpoint='best',  # or 'last'
-    attack_precision='float32',  # or 'bfloat16'; float32 always decides
-    save_images=True,  # keep adversarial images beside the flags
-    num_checked=100,  # images that `--mode check` attacks by itself
-    corruptions=(),  # such as ('fog_3',), or ('all',): CIFAR-10-C
-  )
+  c.eval = _eval()
   c.save = dict(  # checkpoints to resume from
     every_steps=500,
     keep=2,
@@ -90,6 +75,25 @@ def _teacher() -> dict:
     checkpoint='',  # workdir of a finished run
     config='',  # with no checkpoint: the config that trains it, first, once
     sha256='',  # refuse any other weights than these
+  )
+
+
+def _eval() -> dict:
+  return dict(
+    every_epochs=5,  # validation; chooses `best`
+    attack='pgd-10',  # while training, on validation images
+    suite=('fgsm', 'pgd-20', 'cw-20'),  # at the end, on test images
+    threat='',  # threat model by name: 'linf_8_255', 'l2_0.5', ...
+    norm='',  # or by its parts ('l1' too); '' is that of `attack`
+    epsilon='',
+    step_size='',
+    num_examples=0,  # of the test split; 0: all
+    batch_size=256,  # over all devices
+    checkpoint='best',  # or 'last'
+    attack_precision='float32',  # or 'bfloat16'; float32 always decides
+    save_images=True,  # keep adversarial images beside the flags
+    num_checked=100,  # images that `--mode check` attacks by itself
+    corruptions=(),  # such as ('fog_3',), or ('all',): CIFAR-10-C
   )
 
 
@@ -176,16 +180,7 @@ def _at_least(name: str, value, least) -> None:
     raise UserError(f'{name}={value} must be at least {least}')
 
 
-def validate(c: Config) -> None:
-  """Checks all that can be checked without data and devices.
-
-  Raises:
-    UserError: the first mistake, naming the field, the value and the remedy.
-  """
-  check_radii('attack', c.attack.norm, c.attack.epsilon, c.attack.step_size)
-  if c.eval.threat:
-    _one_of('eval.threat', c.eval.threat, THREATS)
-  check_radii('eval', *threat_model(c), norms=('linf', 'l2', 'l1'))
+def _check_choices(c: Config) -> None:
   _one_of('attack.init', c.attack.init, ('zero', 'uniform', 'gaussian'))
   _one_of('attack.bn', c.attack.bn, ('eval', 'batch'))
   _one_of('precision', c.precision, ('float32', 'bfloat16'))
@@ -201,6 +196,19 @@ def validate(c: Config) -> None:
     'optimizer.schedule', c.optimizer.schedule, ('cosine', 'step', 'constant')
   )
   _one_of('optimizer.decay_on', c.optimizer.decay_on, ('kernels', 'all'))
+
+
+def validate(c: Config) -> None:
+  """Checks all that can be checked without data and devices.
+
+  Raises:
+    UserError: the first mistake, naming the field, the value and the remedy.
+  """
+  check_radii('attack', c.attack.norm, c.attack.epsilon, c.attack.step_size)
+  if c.eval.threat:
+    _one_of('eval.threat', c.eval.threat, THREATS)
+  check_radii('eval', *threat_model(c), norms=('linf', 'l2', 'l1'))
+  _check_choices(c)
   if c.optimizer.ema_decay and c.optimizer.swa_start:
     raise UserError(
       f'optimizer.ema_decay={c.optimizer.ema_decay} and optimizer.swa_start='

@@ -138,14 +138,21 @@ def evaluate_suite(
     num_classes=num_classes(network, split),
     seed=seed,
     runner=make_runner(batch_size, len(label))._replace(say=show, tick=tick),
-    store=Store(
-      lambda unit: _load(folder, unit, identity),
-      lambda unit, arrays: _save(folder, unit, identity, arrays),
-      keep_adv,
-      cluster.mine if folder is not None else lambda number: True,
-      cluster.meet,
-    ),
+    store=_make_store(folder, identity, keep_adv),
     show=show,
+  )
+
+
+def _make_store(folder: Path | None, identity: str, keep_adv: bool) -> Store:
+  """Keeps units in a folder, where the processes of a run share them."""
+  if folder is None:
+    return Store(keep_adv=keep_adv)
+  return Store(
+    lambda unit: _load(folder, unit, identity),
+    lambda unit, arrays: _save(folder, unit, identity, arrays),
+    keep_adv,
+    cluster.mine,
+    cluster.meet,
   )
 
 
@@ -171,9 +178,7 @@ def _not_written(path: Path, error: OSError) -> RunError:
   return RunError(f'{path} cannot be written: {error.strerror}')
 
 
-def _load(folder: Path | None, unit: str, identity: str) -> dict | None:
-  if folder is None:
-    return None
+def _load(folder: Path, unit: str, identity: str) -> dict | None:
   try:
     with np.load(folder / f'{unit}.npz') as file:
       kept = dict(file)
@@ -182,9 +187,7 @@ def _load(folder: Path | None, unit: str, identity: str) -> dict | None:
   return kept if str(kept.pop('identity', '')) == identity else None
 
 
-def _save(folder: Path | None, unit: str, identity: str, arrays: dict) -> None:
-  if folder is None:
-    return
+def _save(folder: Path, unit: str, identity: str, arrays: dict) -> None:
   path = folder / f'{unit}.npz'
   temporary = path.with_name('unfinished.' + path.name)
   try:

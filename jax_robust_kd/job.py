@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+import socket
 
 import jax
 from ml_collections import ConfigDict
@@ -133,7 +134,7 @@ def check_workdir(folder: Path, c: Config, mode: str) -> None:
     raise UserError(f'{folder} has no config.json; train there first')
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / '.writable'
+    probe = folder / f'.writable-{socket.gethostname()}-{os.getpid()}'
     probe.touch()
     probe.unlink()
   except OSError as error:

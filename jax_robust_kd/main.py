@@ -7,13 +7,15 @@ check is red: the numbers cannot be believed, 75 asked to end by SIGTERM or
 another process of the run was lost: start the same command again.
 """
 
+import os
 from pathlib import Path
 import sys
+import traceback
 
 from absl import flags
 from ml_collections import config_flags
 
-from jax_robust_kd.core import RunError, UserError
+from jax_robust_kd.core import Preempted, RunError, UserError
 from jax_robust_kd.memory import keep_freed_memory
 
 USAGE = """usage: python -m jax_robust_kd.main --config FILE --workdir FOLDER
@@ -116,6 +118,7 @@ def join_others(values: flags.FlagValues, argv: list[str]) -> int | None:
   if not cluster.is_child():
     command = [sys.executable, '-m', 'jax_robust_kd.main', *argv[1:]]
     return cluster.supervise(command, start.timeout)
+  cluster.follow_parent()
   cluster.join(start)
   if not cluster.is_first():
     console.mute()
@@ -151,5 +154,30 @@ def main(argv: list[str]) -> int:
   return 3 if level == 'red' else 0
 
 
+def child_main(argv: list[str]) -> None:
+  """Runs one of several processes, and ends without waiting for the others.
+
+  After an error the runtime would wait for them, who wait for this one.
+  """
+  from jax_robust_kd import cluster
+
+  try:
+    code = main(argv)
+  except Exception as error:
+    if not cluster.is_loss(error):
+      traceback.print_exc()
+      code = 1
+    else:
+      print(f'stopped: {cluster.LOST}; {cluster.AGAIN}', file=sys.stderr)
+      code = Preempted.exit_code
+  if code:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == '__main__':
-  sys.exit(main(sys.argv))
+  if 'JAX_ROBUST_KD_PIPES' in os.environ:  # set by `cluster.supervise`
+    child_main(sys.argv)
+  else:
+    sys.exit(main(sys.argv))
