@@ -2,17 +2,29 @@ r"""AdvFunMatch: match the teacher where the two differ most, on strong views.
 
 python -m jax_robust_kd.main --config configs/advfunmatch.py:cifar10 \
   --workdir runs/advfunmatch
+
+Other ARMS beside crop and flip: `advfunmatch.py:cifar10,autoaugment+cutmix`.
+Twice the radius in training: --config.attack.epsilon=16/255
+--config.attack.step_size=4/255 --config.eval.threat=linf_8_255
 """
 
 from jax_robust_kd.config import base_config
 
+ARMS = dict(plain={}, cutout={'cutout': 16}, cutmix={'cutmix_alpha': 1.0})
+ARMS.update(mixup={'mixup_alpha': 1.0}, randaugment={'policy': 'randaugment'})
+ARMS['autoaugment'] = {'policy': 'autoaugment_cifar10'}
+
 
 def get_config(dataset='cifar10'):
+  dataset, _, arms = dataset.partition(',')
   c = base_config(dataset)
-  c.method = dict(name='advfunmatch', inner='mismatch', clean_weight=0.0)
+  c.method = dict(
+    name='advfunmatch', inner='mismatch', clean_weight=0.0, teaching='same'
+  )
   c.teacher.config = f'configs/teacher.py:{dataset}'
-  if dataset == 'digits':
+  default = 'cutout' if dataset == 'digits' else 'autoaugment'
+  for arm in (arms or default).split('+'):
+    c.data.augment.update(ARMS[arm])
+  if dataset == 'digits' and c.data.augment.cutout:
     c.data.augment.cutout = 2
-  else:
-    c.data.augment.update(cutout=16, cutmix_alpha=1.0)
   return c

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from conftest import Setup, small_step
+from conftest import Setup, small_step, tiny_network
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,18 +12,43 @@ import pytest
 
 from jax_robust_kd import checkpoint, data, parallel
 from jax_robust_kd.attacks.packing import check_inside
-from jax_robust_kd.core import AXIS, image_keys
+from jax_robust_kd.core import AXIS, LossOutput, Method, gather
 from jax_robust_kd.methods import METHODS
-from jax_robust_kd.train_step import _context
+from jax_robust_kd.train_step import train_step
 
-pytestmark = pytest.mark.parametrize('name', sorted(METHODS))
+every_method = pytest.mark.parametrize('name', sorted(METHODS))
 
 
 class Built(NamedTuple):
-  """A small step of a method, compiled once for all tests below."""
+  """A small step of a method on two devices, compiled once for all tests."""
 
   setup: Setup
-  step: Callable  # on one device; raises if an output was not averaged
+  step: Callable  # raises if an output was not averaged over the devices
+  args: tuple  # of the step, before training
+  state: Any  # after one step
+  metrics: dict
+  images: tuple  # [2, B, H, W, C], and the adversarial ones of that step
+
+
+def two_devices(digits):
+  return data.train_batches(
+    digits.train, batch_size=16, seed=0, start_step=0, num_local_devices=2
+  )
+
+
+def showing(method: Method) -> Method:
+  """Lets what the outer loss is given leave the step, for all devices."""
+
+  def loss(ctx, batch, adv):
+    out = method.loss(ctx, batch, adv)
+    images = jax.lax.all_gather((batch.image, adv), AXIS)
+    return out._replace(metrics={**out.metrics, 'images': images})
+
+  return method._replace(loss=loss)
+
+
+def on_one_device(step: Callable) -> Callable:
+  return jax.vmap(step, in_axes=(None, None, 0), out_axes=None, axis_name=AXIS)
 
 
 @pytest.fixture(scope='module')
@@ -32,71 +57,63 @@ def build(digits):
 
   @functools.cache
   def once(name: str) -> Built:
-    setup = small_step(METHODS[name](), digits)
-    step = jax.vmap(
-      setup.step, in_axes=(None, None, 0), out_axes=None, axis_name=AXIS
-    )
-    return Built(setup, jax.jit(step))
+    setup = small_step(METHODS[name](), digits, make=tiny_network)
+    recipe = setup.recipe._replace(method=showing(setup.recipe.method))
+    step = jax.jit(on_one_device(functools.partial(train_step, recipe)))
+    args = setup.state, setup.teacher_variables, next(two_devices(digits))
+    state, metrics = step(*args)
+    images = metrics.pop('images')
+    return Built(setup, step, args, state, metrics, images)
 
   return once
 
 
+def changed(before, after):
+  """Returns of each leaf whether any of its numbers changed."""
+  leaves = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+  return [bool(np.any(np.asarray(a) != np.asarray(b))) for a, b in leaves]
+
+
+@every_method
 def test_gradients_are_finite_and_reach_all_weights(name, build):
-  setup, step = build(name)
-  before = jax.tree.map(np.array, setup.teacher_variables)
-  state, metrics = step(setup.state, setup.teacher_variables, setup.batch)
-  moved = jax.tree.map(
-    lambda a, b: float(jnp.abs(a - b).max()), state.params, setup.state.params
+  setup, _, args, state, metrics, _ = build(name)
+  finite = jax.tree.map(
+    lambda x: bool(np.all(np.isfinite(x))), (state.params, metrics)
   )
-  assert all(np.isfinite(v) and v > 0 for v in jax.tree.leaves(moved)), moved
-  assert all(np.isfinite(v) for v in metrics.values())
-  stats = jax.tree.map(
-    lambda a, b: bool(jnp.any(a != b)),
-    state.batch_stats,
-    setup.state.batch_stats,
-  )
-  assert all(jax.tree.leaves(stats)), 'running averages did not move'
-  jax.tree.map(np.testing.assert_array_equal, before, setup.teacher_variables)
+  assert all(jax.tree.leaves(finite)), finite
+  assert all(changed(args[0].params, state.params))  # student, heads, peer
+  assert ('peer' in state.params) == setup.recipe.method.peer
+  assert all(changed(args[0].batch_stats, state.batch_stats))
+  assert all(changed(args[0].peer_stats, state.peer_stats))
+  kept = jax.tree.leaves(state.memory)
+  assert not kept or any(changed(args[0].memory, state.memory))
+  assert all(np.all(np.isfinite(x)) for x in kept)
 
 
+@every_method
 def test_adversarial_images_are_inside(name, build):
-  setup = build(name).setup
-  keys = image_keys(jax.random.key(0), jnp.arange(16))
-  batch = {k: v[0] for k, v in setup.batch.items()}
-  view = setup.recipe.augment(
-    jax.random.key(1), batch['index'], batch['image'], batch['label']
-  )
-  ctx = _context(
-      setup.recipe, setup.state, setup.state.params, setup.teacher_variables,
-      'eval',
-  )  # fmt: skip
-  method = setup.recipe.method
-  adv = jax.jit(
-    lambda view: method.perturb(keys, ctx, view, setup.recipe.maximize)
-  )(view)
+  clean, adv = build(name).images
   for images in jax.tree.leaves(adv):
-    for one in np.asarray(images).reshape(-1, *view.image.shape):
-      check_inside(one, np.asarray(view.image, np.float64), 'linf', 0.1)
+    for device in range(2):
+      for one in np.asarray(images[device]).reshape(-1, *clean[device].shape):
+        centre = np.asarray(clean[device], np.float64)
+        check_inside(one, centre, 'linf', 0.1)
 
 
+@every_method
 def test_one_trace_and_several_devices_equal_one(name, build, digits):
-  setup, single = build(name)
+  setup, _, args, expected, expected_metrics, _ = build(name)
   traces = []
 
   def counting(*args):
     traces.append(1)
     return setup.step(*args)
 
-  batches = data.train_batches(
-    digits.train, batch_size=16, seed=0, start_step=0, num_local_devices=2
-  )
-  split = next(batches)
-  expected, expected_metrics = single(
-    setup.state, setup.teacher_variables, split
-  )
   step = parallel.pmap_step(counting)
+  before = jax.tree.map(np.array, setup.teacher_variables)
   teacher = parallel.replicate(setup.teacher_variables)
-  state, metrics = step(parallel.replicate(setup.state), teacher, split)
+  batches = two_devices(digits)
+  state, metrics = step(parallel.replicate(args[0]), teacher, next(batches))
   # BatchNorm is per device in both. Reductions differ by rounding, which
   # sign() may amplify in later steps, but not in the first one's loss.
   np.testing.assert_allclose(
@@ -104,39 +121,66 @@ def test_one_trace_and_several_devices_equal_one(name, build, digits):
   )
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
-    jax.tree.map(np.asarray, state.params),
-    jax.tree.map(np.asarray, expected.params),
+    jax.tree.map(np.asarray, (state.params, state.memory, state.peer_stats)),
+    (expected.params, expected.memory, expected.peer_stats),
   )
   for _ in range(2):
     state, _ = step(state, teacher, next(batches))
   assert len(traces) == 1, 'the step was traced again'
+  jax.tree.map(np.testing.assert_array_equal, before, teacher)
 
 
+@every_method
 def test_loss_falls_on_digits(name, build):
-  setup, step = build(name)
-  state, losses = setup.state, []
+  _, step, (state, teachers, batch), *_ = build(name)
+  losses = []
   for _ in range(15):  # the same batch: any method must learn it
-    state, metrics = step(state, setup.teacher_variables, setup.batch)
+    state, metrics = step(state, teachers, batch)
     losses.append(float(metrics['loss']))
   assert np.mean(losses[-3:]) < losses[0], losses
 
 
+@every_method
 def test_the_same_step_twice_is_bitwise_the_same(name, build):
-  setup, step = build(name)
-  args = setup.state, setup.teacher_variables, setup.batch
-  jax.tree.map(np.testing.assert_array_equal, step(*args), step(*args))
+  _, step, args, state, metrics, _ = build(name)
+  again, found = step(*args)
+  found.pop('images')
+  jax.tree.map(np.testing.assert_array_equal, (again, found), (state, metrics))
 
 
+@every_method
 def test_resume_is_bitwise(name, build, tmp_path):
   """Saved after a step and restored, the next step is bitwise the same."""
-  setup, step = build(name)
-  state, _ = step(setup.state, setup.teacher_variables, setup.batch)
+  _, step, (start, *rest), state, *_ = build(name)
   folder = checkpoint.open_folder(tmp_path, 'last', 1)
   checkpoint.save(folder, 1, jax.tree.map(np.array, state), {})
   checkpoint.wait(folder)
-  found = checkpoint.restore(folder, setup.state)
+  found = checkpoint.restore(folder, start)
   folder.close()
   assert found is not None
-  after = step(state, setup.teacher_variables, setup.batch)
-  resumed = step(found[0], setup.teacher_variables, setup.batch)
-  jax.tree.map(np.testing.assert_array_equal, after, resumed)
+  same = functools.partial(jax.tree.map, np.testing.assert_array_equal)
+  same(found[0].memory, state.memory)
+  same(step(state, *rest), step(found[0], *rest))
+
+
+def test_memory_of_one_device_alone_is_refused(digits):
+  """pmap would silently keep the first device's, and forget the others'."""
+
+  def remembering(join):
+    def loss(ctx, batch, adv):
+      out = ctx.student(adv)
+      memory = {'last': join(batch.image)}
+      return LossOutput(jnp.mean(out.logits), out.batch_stats, {}, memory)
+
+    init = lambda *args: {'last': jnp.zeros((16, 8, 8, 1))}  # noqa: E731
+    return Method(loss, teachers=(), init_memory=init)
+
+  def memory_after(join):
+    setup = small_step(remembering(join), digits, make=tiny_network)
+    batch = next(two_devices(digits))
+    step = on_one_device(setup.step)
+    return jax.eval_shape(step, setup.state, {}, batch)[0].memory['last']
+
+  assert memory_after(gather).shape == (16, 8, 8, 1)
+  with pytest.raises(ValueError):
+    memory_after(lambda image: image)

@@ -9,6 +9,7 @@ defaults are the usual ones of the field, and each open choice is a keyword.
 """
 
 from jax_robust_kd.core import Method
+from jax_robust_kd.methods.distill import choose
 from jax_robust_kd.methods.inner import clean_target, label_loss, mismatch
 from jax_robust_kd.methods.outer import matching
 
@@ -18,8 +19,16 @@ INNER = {
   'label': label_loss,  # CE(S(x'), y), as ARD
 }
 
+TEACHING = {
+  'same': lambda image, adv: adv,  # consistent teaching, the paper's
+  'clean': lambda image, adv: image,  # the view before the attack
+  'flipped': lambda image, adv: adv[:, :, ::-1],  # its mirror image
+}
 
-def advfunmatch(inner: str = 'mismatch', clean_weight: float = 0.0) -> Method:
+
+def advfunmatch(
+  inner: str = 'mismatch', clean_weight: float = 0.0, teaching: str = 'same'
+) -> Method:
   """Builds AdvFunMatch: min E_A(x) max_x' KL(T(x') || S(x')).
 
   The loss is AdaAD's: with the default augmentation of `configs/advfunmatch.py`
@@ -31,10 +40,17 @@ def advfunmatch(inner: str = 'mismatch', clean_weight: float = 0.0) -> Method:
     inner: what the inner problem maximizes, a name in INNER (ablation).
     clean_weight: share of KL(T(x) || S(x)) in the outer loss (ablation; the
       paper's objective has none).
+    teaching: what the teacher sees in the outer loss while the student sees x',
+      a name in TEACHING (ablation). Inconsistent are 'clean', which with inner=
+      'clean_target' is RSLAD without its clean term, and 'flipped', the only
+      other augmentation that a method can apply to what was attacked. The inner
+      problem is named by `inner` alone.
   """
+  perturb = choose('inner', inner, INNER)
+  see = choose('teaching', teaching, TEACHING)
 
   def loss(ctx, batch, adv):
-    target = ctx.teacher(adv).logits
+    target = ctx.teacher(see(batch.image, adv)).logits
     return matching(ctx, batch, adv, target, alpha=1.0 - clean_weight)
 
-  return Method(loss, INNER[inner])
+  return Method(loss, perturb)

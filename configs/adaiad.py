@@ -1,0 +1,25 @@
+r"""AdaIAD: AdaAD, trusting the teacher where it is right.
+
+python -m jax_robust_kd.main --config configs/adaiad.py:cifar10 \
+  --workdir runs/adaiad
+"""
+
+from jax_robust_kd.config import base_config
+
+
+def get_config(dataset='cifar10'):
+  c = base_config(dataset)
+  c.method = dict(
+    name='adaiad', alpha=1.0, beta=0.1, begin=60 / 200, temperature=30.0,
+    weigh_teacher=False,
+  )  # fmt: skip
+  c.teacher.config = f'configs/teacher.py:{dataset}'
+  if dataset == 'digits':
+    return c
+  c.data.batch_size = 128
+  c.attack.update(epsilon='8/255', step_size='2/255', num_steps=10)
+  c.attack.update(init='gaussian', bn='eval')
+  c.optimizer.update(epochs=200, schedule='step', milestones=(0.5, 0.75))
+  c.optimizer.update(learning_rate=0.1, momentum=0.9, nesterov=False)
+  c.optimizer.update(weight_decay=5e-4, decay_on='all')
+  return c

@@ -1,0 +1,28 @@
+r"""RKD: match the teacher's distances and angles between images.
+
+python -m jax_robust_kd.main --config configs/rkd.py:cifar100 \
+  --workdir runs/rkd
+
+As run by the authors of CRD on CIFAR-100, there with accurate teachers; a
+MobileNetV2 student takes optimizer.learning_rate=0.01. Robust features:
+--config.method.on=adv
+"""
+
+from jax_robust_kd.config import base_config
+
+
+def get_config(dataset='cifar10'):
+  c = base_config(dataset)
+  c.method = dict(name='rkd', distance=25.0, angle=50.0, beta=1.0)
+  c.method.update(gamma=1.0, alpha=0.0, temperature=4.0, on='clean')
+  c.teacher.config = f'configs/teacher.py:{dataset}'
+  if dataset == 'digits':
+    return c
+  c.data.batch_size = 64
+  c.optimizer.update(epochs=240, schedule='step', decay=0.1)
+  c.optimizer.update(milestones=(150 / 240, 180 / 240, 210 / 240))
+  c.optimizer.update(learning_rate=0.05, momentum=0.9, nesterov=False)
+  c.optimizer.update(weight_decay=5e-4, decay_on='all')
+  c.attack.update(init='uniform')  # where on='adv'
+  c.eval.checkpoint = 'last'  # as reported
+  return c

@@ -1,0 +1,46 @@
+"""ARD. Goldblum, Fowl, Feizi and Goldstein, AAAI 2020, arXiv 1905.09747."""
+
+import jax.numpy as jnp
+
+from jax_robust_kd.core import LossOutput, Method
+from jax_robust_kd.losses import cross_entropy, kl_divergence
+from jax_robust_kd.methods.inner import label_loss
+
+
+def ard(
+  alpha: float = 1.0, temperature: float = 30.0, scale: float = 1.0
+) -> Method:
+  """Builds ARD: alpha t^2 KL(T_t(x) || S_t(x')) + (1 - alpha) CE(S(x), y).
+
+  x' maximizes CE(S(x'), y); the teacher sees the clean images only. The
+  official code
+  - averages the divergence over classes too: `scale` = 1 / K here;
+  - attacks the student in training mode, so that ten attack passes a step move
+    the running averages: here none does, and attack.bn='batch' is the nearest;
+  - starts from uniform noise that is cut to [0, 1] only after the first step:
+    here the start is inside;
+  - passes x in training mode even when alpha is 1 and its loss unused: here it
+    is not passed then, so the averages are those of x'. With alpha < 1 they
+    see x', then x, as there.
+
+  Args:
+    alpha: weight of the teacher; the label on clean images gets the rest.
+    temperature: t, softens both outputs.
+    scale: factor of the divergence beside t^2, for other reductions.
+  """
+  weight = alpha * scale * temperature**2
+
+  def loss(ctx, batch, adv):
+    target = ctx.teacher(batch.image).logits
+    on_adv = ctx.student(adv)
+    soft = jnp.mean(kl_divergence(on_adv.logits, target, temperature))
+    metrics = {'kl_robust': soft}
+    if alpha == 1.0:
+      return LossOutput(weight * soft, on_adv.batch_stats, metrics)
+    on_clean = ctx.student(batch.image, batch_stats=on_adv.batch_stats)
+    hard = jnp.mean(cross_entropy(on_clean.logits, batch.target))
+    value = weight * soft + (1 - alpha) * hard
+    metrics = {**metrics, 'ce_clean': hard}
+    return LossOutput(value, on_clean.batch_stats, metrics)
+
+  return Method(loss, label_loss)

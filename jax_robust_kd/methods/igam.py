@@ -1,0 +1,115 @@
+"""IGAM, input gradient adversarial matching. Chan et al., CVPR 2020.
+
+What it Thinks is Important is Important: Robustness Transfers through Input
+Gradients, arXiv 1912.05699. Terms, layers and numbers are those of the official
+code.
+"""
+
+from functools import partial
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from jax_robust_kd.core import Array, Ascent, LossOutput, Method
+from jax_robust_kd.losses import cross_entropy
+from jax_robust_kd.methods.input_gradient import input_gradient
+
+
+def igam(
+  beta: float = 2.0,
+  gamma: float = 10.0,
+  begin: float = 0.0,
+  layers: int = 5,
+  channels: int = 16,
+) -> Method:
+  """Builds IGAM: CE(S(x), y) - beta L_D + gamma ||grad S_y - grad T_y||^2.
+
+  S_y is the probability of the label, both gradients are by the image, and x
+  carries uniform noise: the start of the config's attack, with
+  `attack.init='uniform'`. A discriminator D minimizes L_D, its cross-entropy on
+  whose gradient it sees, while the student maximizes it. Here one optimizer
+  trains both by reversing D's gradient on its way to the student, so the loss
+  that is logged holds + L_D.
+
+  Quirks of the official code: D takes one step to five of the classifier,
+  which is not offered (D moves in each); the squared distance is summed over
+  the batch and over pixels in 0 to 255, here averaged over images with pixels
+  in [0, 1], so that its gamma=10 at batch 32 is 10 * 32 / 255^2; the teacher
+  normalizes by the batch, here by its running averages. D's BatchNorm is
+  replaced by a normalization of each image, which needs no averages.
+
+  Args:
+    beta: weight of fooling the discriminator.
+    gamma: weight of the squared distance, see above.
+    begin: share of training without any matching.
+    layers: convolutions of the discriminator.
+    channels: of the first of them; doubled by each further one.
+  """
+  discriminator = _Discriminator(layers, channels)
+
+  def perturb(rng, ctx, batch, maximize):
+    del ctx
+    # A constant is nowhere ascended: the attack stays where it starts.
+    constant = lambda x: jnp.zeros(len(x))  # noqa: E731
+    ascent: Ascent = maximize(rng, constant, batch.image)
+    return ascent.adv
+
+  def loss(ctx, batch, adv):
+    def right(logits):
+      return jnp.sum(batch.target * jax.nn.softmax(logits), axis=-1)
+
+    def match():
+      own, _ = input_gradient(ctx.student, adv, right)
+      wanted, _ = input_gradient(ctx.teacher, adv, right)
+      score = partial(discriminator.apply, {'params': ctx.heads})
+      fooled = jax.nn.softplus(score(_reverse(own, beta)))
+      told = jnp.mean(fooled + jax.nn.softplus(-score(wanted))) / 2
+      square = jnp.sum(jnp.square(own - wanted), axis=(1, 2, 3))
+      return told, jnp.mean(square)
+
+    out = ctx.student(adv)
+    hard = jnp.mean(cross_entropy(out.logits, batch.target))
+    zeros = jnp.zeros_like(hard), jnp.zeros_like(hard)
+    told, distance = jax.lax.cond(ctx.progress >= begin, match, lambda: zeros)
+    value = hard + told + gamma * distance
+    metrics = {'ce': hard, 'discriminator': told, 'gradient_square': distance}
+    return LossOutput(value, out.batch_stats, metrics)
+
+  def init_heads(rng, student, teacher):
+    del student, teacher
+    draw = jax.jit(discriminator.init)  # a compile, instead of one a weight
+    return draw(rng, jnp.zeros((1, 32, 32, 3)))['params']
+
+  return Method(loss, perturb, init_heads)
+
+
+def _reverse(x: Array, factor: float) -> Array:
+  """x itself, with gradient -factor (Ganin and Lempitsky 2015)."""
+  fixed = jax.lax.stop_gradient(x)
+  return fixed - factor * (x - fixed)
+
+
+class _Discriminator(nn.Module):
+  """Scores input gradients: above 0, it takes them for the teacher's.
+
+  Attributes:
+    layers: 4x4 convolutions of stride 2.
+    channels: of the first; doubled by each further one.
+  """
+
+  layers: int
+  channels: int
+
+  @nn.compact
+  def __call__(self, gradient: Array) -> Array:
+    # Grey as well as coloured images: the weights are drawn before any is seen.
+    x = jnp.broadcast_to(gradient, (*gradient.shape[:-1], 3))
+    x -= jnp.mean(x, axis=(1, 2, 3), keepdims=True)
+    square = jnp.sum(jnp.square(x), axis=(1, 2, 3), keepdims=True)
+    x *= jax.lax.rsqrt(jnp.maximum(square, 1e-12))
+    for i in range(self.layers):
+      x = nn.Conv(self.channels * 2**i, (4, 4), 2, use_bias=False)(x)
+      x = nn.GroupNorm(1, use_fast_variance=False)(x)
+      x = nn.leaky_relu(x, 0.1)
+    return nn.Dense(1)(jnp.mean(x, axis=(1, 2)))[:, 0]

@@ -1,0 +1,126 @@
+"""MixACM, mixup and activated channel maps. RECONSTRUCTED but its idea.
+
+Awais, Zhou, Xie, Li, Bae and Li, NeurIPS 2021, arXiv 2111.05073.
+Confirmed by the abstract, figure 1 and a part of the supplement: the student
+sees no attack; both networks see the same mixed images; a function turns each
+block's map of C x H x W into C numbers, which a transformation brings to the
+teacher's C where the student has others; the two vectors are compared in every
+block (the first is the output of the first layer); added to it are KL to the
+teacher's soft labels and the mixup loss. Exponent, normalization, distance and
+weights are RECONSTRUCTED, each a keyword with the likeliest value.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from jax_robust_kd.core import Array, LossOutput, Method, Output, UserError
+from jax_robust_kd.losses import cross_entropy, kl_divergence
+from jax_robust_kd.methods.distill import choose, unit
+
+
+def _length(x: Array) -> Array:
+  """Norm over the last axis, whose gradient is 0 where x is 0."""
+  square = jnp.sum(x**2, axis=-1)
+  positive = square > 0
+  return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
+
+
+POWERS = {'1': jnp.abs, '2': jnp.square}
+DISTANCES = {
+  'norm': _length,
+  'squared': lambda x: jnp.sum(x**2, axis=-1),
+}
+
+
+def _names(blocks: tuple[str, ...], student: dict, teacher: dict) -> list[str]:
+  """Returns the blocks to compare; both networks must have all of them."""
+  own, other = (sorted(set(f) - {'pooled'}) for f in (student, teacher))
+  both = [name for name in own if name in other]
+  if not set(blocks or own + other) <= set(both):
+    raise UserError(
+      f"method.blocks={tuple(blocks)}: the student's blocks are "
+      f"{', '.join(own)} and the teacher's {', '.join(other)}; set it to some "
+      f'of those that both have: {tuple(both)}'
+    )
+  return sorted(blocks or both)
+
+
+def _init_heads(
+  blocks: tuple[str, ...], rng: Array, student: Output, teacher: Output
+) -> dict[str, Array]:
+  """Draws [C_S, C_T] for each block where the numbers of channels differ."""
+  names = _names(blocks, student.features, teacher.features)
+  draw = jax.nn.initializers.lecun_normal()
+  heads = {}
+  for name, key in zip(names, jax.random.split(rng, len(names)), strict=True):
+    shape = [out.features[name].shape[-1] for out in (student, teacher)]
+    if shape[0] != shape[1]:
+      heads[name] = draw(key, shape)
+  return heads
+
+
+def _channels(power: Callable, feature: Array) -> Array:
+  """Returns the channel map [B, C] of a feature [B, h, w, C]."""
+  return jnp.mean(power(feature.astype(jnp.float32)), axis=(1, 2))
+
+
+def mixacm(
+  alpha_acm: float = 5.0,
+  alpha_kl: float = 1.0,
+  alpha_ce: float = 1.0,
+  temperature: float = 4.0,
+  p: int = 1,
+  distance: str = 'norm',
+  blocks: tuple[str, ...] = (),
+) -> Method:
+  """Builds MixACM: a_ce CE(S, y) + a_kl t^2 KL(T_t || S_t) + a_acm ACM.
+
+  All on mixed images x. ACM sums over blocks the distance between the unit
+  vectors of g_c(S) W and g_c(T), where g_c = mean over pixels of |A_c|^p. W is
+  trained, and is left out where both have the same number of channels.
+
+  Mixing is the augmentation's: one lambda ~ Beta(1, 1) for the global batch, as
+  in mixup's reference code, and images 2k and 2k + 1 of the shuffled batch as
+  partners. CE with the mixed target is lambda CE(y) + (1 - lambda) CE(y').
+
+  Each term is switched off by weight 0, mixing by data.augment.mixup_alpha=0;
+  without labels and KL nothing trains the classifier. A block's map is what the
+  model returns for it: activated in ResNets, but before the next normalization
+  in pre-activation networks, where |.| alone makes it positive.
+
+  Args:
+    alpha_acm: weight of ACM, from 1 to 100.
+    alpha_kl: weight of the soft labels.
+    alpha_ce: weight of the labels.
+    temperature: t, softens both outputs.
+    p: exponent of the channel maps, 1 or 2.
+    distance: 'norm' of the difference of the unit vectors, or 'squared'.
+    blocks: names of the blocks to compare, in both networks the same; () is
+      all, and needs equal numbers of stages.
+  """
+  power = choose('p', str(p), POWERS)
+  measure = choose('distance', distance, DISTANCES)
+
+  def difference(name, heads, student, teacher):
+    own, wanted = (_channels(power, f[name]) for f in (student, teacher))
+    own = own @ heads[name] if name in heads else own
+    return measure(unit(own) - unit(wanted))
+
+  def loss(ctx, batch, adv):
+    del adv
+    teacher, out = ctx.teacher(batch.image), ctx.student(batch.image)
+    features = out.features, teacher.features
+    names = _names(blocks, *features)
+    acm = jnp.mean(sum(difference(n, ctx.heads, *features) for n in names))
+    kl = temperature**2 * jnp.mean(
+      kl_divergence(out.logits, teacher.logits, temperature)
+    )
+    ce = jnp.mean(cross_entropy(out.logits, batch.target))
+    value = alpha_acm * acm + alpha_kl * kl + alpha_ce * ce
+    metrics = {'acm': acm, 'kl': kl, 'ce': ce}
+    return LossOutput(value, out.batch_stats, metrics)
+
+  return Method(loss, init_heads=partial(_init_heads, blocks))

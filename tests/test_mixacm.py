@@ -1,0 +1,88 @@
+"""MixACM's heads and blocks, and that it attacks nothing."""
+
+from conftest import small_step
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_methods_paths import TEACHER_MAPS, WEIGHTS, run
+
+from jax_robust_kd import cost, data
+from jax_robust_kd.core import AXIS, Output, UserError
+from jax_robust_kd.methods import METHODS
+
+
+def test_mixacm_is_finite_where_it_has_no_direction():
+  """Dead blocks, and a student whose maps are the teacher's."""
+  for stem in (np.zeros(4), TEACHER_MAPS[0].ravel()):
+    weights = np.concatenate([WEIGHTS[:12], stem, np.zeros(6), WEIGHTS[-6:]])
+    method = METHODS['mixacm']()
+    grad = jax.grad(lambda w: run('mixacm', method, w).loss)(
+      jnp.asarray(weights)
+    )
+    assert np.all(np.isfinite(grad))
+
+
+def outputs(*names, channels=2):
+  features = {n: jnp.zeros((1, 2, 2, channels)) for n in names}
+  return Output(
+    jnp.zeros((1, 3)), {**features, 'pooled': jnp.zeros((1, 4))}, {}
+  )
+
+
+def test_mixacm_has_heads_only_where_channels_differ():
+  wide = outputs('stem', 'stage1', channels=5)
+  wide.features['stem'] = jnp.zeros((1, 4, 4, 2))
+  init = METHODS['mixacm']().init_heads
+  heads = init(jax.random.key(0), outputs('stem', 'stage1'), wide)
+  assert {n: w.shape for n, w in heads.items()} == {'stage1': (2, 5)}
+
+
+def test_mixacm_says_which_blocks_do_not_match():
+  names = outputs('stem', 'stage1', 'stage2'), outputs('stem', 'stage1')
+  with pytest.raises(UserError, match=r"stage2.*both have: \('stage1', 'stem'"):
+    METHODS['mixacm']().init_heads(jax.random.key(0), *names)
+  with pytest.raises(UserError, match=r"method.blocks=\('stage2',\)"):
+    METHODS['mixacm'](blocks=('stage2',)).init_heads(jax.random.key(0), *names)
+  some = METHODS['mixacm'](blocks=('stem', 'stage1'))
+  assert some.init_heads(jax.random.key(0), *names) == {}
+
+
+def loops(jaxpr):
+  """Returns the loops of a program, by the name of their primitive."""
+  found = []
+  for eqn in jaxpr.eqns:
+    found += [eqn.primitive.name] * (eqn.primitive.name in ('while', 'scan'))
+    for value in eqn.params.values():
+      for inner in cost._jaxprs(value):
+        found += loops(inner)
+  return found
+
+
+def trace(setup, monkeypatch):
+  """The jaxpr of a step, with the plain convolutions of an accelerator."""
+  step = jax.vmap(setup.step, (None, None, 0), None, axis_name=AXIS)
+  with monkeypatch.context() as patch:
+    patch.setattr(jax, 'default_backend', lambda: 'tpu')
+    args = setup.state, setup.teacher_variables, setup.batch
+    return jax.make_jaxpr(step)(*args).jaxpr
+
+
+def test_mixacm_attacks_nothing(digits, monkeypatch):
+  """No loop in its step, with mixup as in its config; an attack is one."""
+  mixup = data.make_augment(num_classes=10, mixup_alpha=1.0)
+  setup = small_step(METHODS['mixacm'](), digits, augment=mixup)
+  assert not loops(trace(setup, monkeypatch))
+  attacking = small_step(METHODS['ard'](), digits, augment=mixup)
+  assert loops(trace(attacking, monkeypatch)) == ['scan']
+
+
+def test_mixacm_costs_what_kd_does(digits):
+  flops = {}
+  for name in ('mixacm', 'kd'):
+    setup = small_step(METHODS[name](), digits)
+    flops[name] = cost.step_cost(
+        setup.step, setup.state, setup.teacher_variables, setup.recipe.student,
+        (16, 8, 8, 1),
+    )[1]  # fmt: skip
+  assert 1.0 < flops['mixacm'] / flops['kd'] < 1.3
