@@ -10,7 +10,8 @@ demo: .venv/ready
 	  --workdir runs/quickstart
 
 test: .venv/ready lint
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m 'not slow and not torch'
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m 'not slow and not torch' \
+	  -n auto --maxprocesses 4 --dist loadfile
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -40,6 +41,7 @@ lock: .venv/ready
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --universal --python-version 3.11 --quiet \
 	  --no-header --no-annotate --no-emit-index-url --extra dev --extra tensorboard \
+	  --extra report \
 	  setup.py -o requirements.lock
 
 clean:

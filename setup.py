@@ -39,12 +39,14 @@ setup(
   extras_require={
     'prepare': ['tensorflow-cpu>=2.20'],  # once, for TFDS sets but CIFAR
     'tensorboard': ['tensorboardX>=2.6'],
+    'report': ['matplotlib>=3.9'],  # pictures
     'tpu': ['jax[tpu]>=0.10.2'],
     'cuda': ['jax[cuda13]>=0.10.2'],
     'torch': ['torch>=2.6'],  # comparisons in tests and benchmarks
     'dev': [
       'pytest>=8',
       'pytest-timeout>=2.3',
+      'pytest-xdist>=3.6',
       'ruff>=0.9',
       'pyright[nodejs]>=1.1.400',
     ],
