@@ -82,7 +82,7 @@ def load_network(
     {**record['normalization'], **c.student.to_dict()}, dataset, c.precision
   )
   params = state['ema_params'] or state['params']['student']
-  stats = state['ema_stats'] or state['batch_stats'] or {}
+  stats = state.get('ema_stats') or state['batch_stats'] or {}
   variables = {'params': params, 'batch_stats': stats}
   forward = partial(models.forward, module)
   return Network(

@@ -27,7 +27,7 @@ from jax_robust_kd.data import to_float
 from jax_robust_kd.gradients import plain
 
 # What a step's key is folded with, so that no two uses share a key.
-_AUGMENT, _ATTACK, _LOSS = 0, 1, 2
+_AUGMENT, _ATTACK, _DRAW = 0, 1, 2
 
 
 class Recipe(NamedTuple):
@@ -192,17 +192,17 @@ def _solve(
   key: Array,
 ) -> tuple[PyTree, LossOutput]:
   """Solves the inner problem, then takes the gradient of the outer one."""
+  draws = image_keys(jax.random.fold_in(key, _DRAW), index)
   attacked = _context(
     recipe, state, state.params, teacher_variables, recipe.attack_mode
-  )
+  )._replace(rng=draws)
   rng = image_keys(jax.random.fold_in(key, _ATTACK), index)
   adv = recipe.method.perturb(rng, attacked, view, recipe.maximize)
   adv = jax.lax.stop_gradient(adv)
-  rng = image_keys(jax.random.fold_in(key, _LOSS), index)
 
   def loss_fn(params):
     ctx = _context(recipe, state, params, teacher_variables, 'train')
-    out = recipe.method.loss(ctx._replace(rng=rng), view, adv)
+    out = recipe.method.loss(ctx._replace(rng=draws), view, adv)
     return out.loss, out
 
   return recipe.gradient(
