@@ -57,8 +57,7 @@ def fit(
     show: told 'step', 'epoch', 'loss' and 'val_clean' of every epoch.
 
   Raises:
-    UserError: the batch is larger than the set.
-    RunError: the loss is not finite.
+    UserError: the batch is larger than the set; RunError: the loss is no number
   """
   steps = data.num_batches(len(train.label), batch_size)
   center, scale = _statistics(train.feature)
@@ -82,8 +81,8 @@ def fit(
         'lower optimizer.learning_rate'
       )
     done, accuracy = (epoch + 1) * steps, float(right)
-    line = {'step': done, 'epoch': epoch + 1, 'loss': float(loss)}
-    show(line | {'val_clean': accuracy})
+    line = {'step': done, 'epoch': epoch + 1, 'val_clean': accuracy}
+    show(line | {'loss': float(loss)})
     if accuracy > best[0]:
       best = accuracy, done, carry[0]
   accuracy, done, params = best

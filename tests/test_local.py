@@ -1,0 +1,66 @@
+"""The local launcher for real: one of four processes is killed."""
+
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+
+import pytest
+import test_processes as processes
+
+HERE = Path(__file__).parent
+
+pytestmark = pytest.mark.slow
+
+
+def begin(workdir: Path) -> subprocess.Popen:
+  return subprocess.Popen(
+    ['launch/local.sh', '--processes', '4', '--devices', '1', '--retries', '2',
+     '--', *processes.arguments(workdir)],
+    cwd=HERE.parent,
+    env={
+      **os.environ,
+      'PYTHON': sys.executable,
+      'PYTHONPATH': str(HERE.parent),
+      'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
+    },
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )  # fmt: skip
+
+
+def descendants(pid: int) -> list[int]:
+  found = subprocess.run(
+    ['pgrep', '-P', str(pid)], capture_output=True, text=True
+  ).stdout.split()
+  return [int(c) for c in found] + [
+    d for c in found for d in descendants(int(c))
+  ]
+
+
+def test_four_processes_one_killed_all_start_again(tmp_path):
+  plain = begin(tmp_path / 'plain')
+  assert plain.communicate(timeout=500) and plain.returncode == 0
+
+  run = begin(tmp_path / 'run')
+  processes.wait_for_step(tmp_path / 'run', 3)
+  victims = [
+    pid
+    for pid in descendants(run.pid)
+    if '--process_id 2'
+    in Path(f'/proc/{pid}/cmdline').read_text().replace('\0', ' ')
+  ]
+  assert victims
+  os.kill(victims[-1], signal.SIGKILL)  # the child, which does the work
+  output, errors = run.communicate(timeout=500)
+  assert run.returncode == 0, errors
+  assert 'restart 1 of 2' in errors
+  assert 'going on from step' in output
+  found = [processes.weights_of(tmp_path / name) for name in ('plain', 'run')]
+  assert found[0] == found[1]
+  assert processes.log_of(tmp_path / 'plain') == processes.log_of(
+    tmp_path / 'run'
+  )
+  assert not descendants(run.pid)
