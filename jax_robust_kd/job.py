@@ -21,7 +21,7 @@ from jax_robust_kd import (
 )
 from jax_robust_kd.assess import as_json
 from jax_robust_kd.config import Config
-from jax_robust_kd.core import CLEAN, ROBUST, UserError
+from jax_robust_kd.core import ROBUST, UserError
 from jax_robust_kd.metrics import read_json, write_json
 
 
@@ -82,7 +82,12 @@ def make_plan(c: Config, workdir: Path) -> list[tuple[Config, Path, str]]:
   """
   plan = []
   c = copy(c)
-  for name in (ROBUST, CLEAN):
+  contrast = ConfigDict({'method': {'name': c.contrast or c.method.name}})
+  asked = (
+    *build.make_method(c).teachers,
+    *build.make_method(contrast).teachers,
+  )
+  for name in dict.fromkeys(asked):
     group, given = config_lib.teacher_group(c, name)
     if given.config and not given.checkpoint:
       label = group.replace('_', ' ')

@@ -30,6 +30,7 @@ from jax_robust_kd.methods import METHODS
 # The function shadows its module.
 DARWIN = import_module('jax_robust_kd.methods.darwin')
 RNG = np.random.default_rng(1)
+KEYS = jax.random.split(jax.random.key(5), 6)
 # Networks: logits are linear in the pixels; a block's map is pixel * v + u per
 # channel. MixACM's head brings stage1's 3 channels to the teacher's 2.
 SIZES = {'logits': 12, 'stem': 4, 'stage1': 6, 'head': 6}
@@ -70,7 +71,7 @@ def context(weights=WEIGHTS, teacher=TEACHER):
     return Output(linear(teacher, image), features, {})
 
   heads = {'stage1': weights['head'].reshape(3, 2)}
-  return Context(student, answer, heads, jnp.zeros(()))
+  return Context(student, answer, heads, jnp.zeros(()), rng=KEYS)
 
 
 def scores(weights, image):

@@ -81,26 +81,16 @@ WEIGHTS: dict[str, Callable[[Points], Array]] = {
 }
 
 
-def _dice(label: Array) -> Array:
-  """A key that `perturb` and `loss` can both make, who are given unlike ones.
-
-  Batches are in random order, so that their labels are as good as a throw.
-  """
-  return jax.random.key(jnp.sum(label * jnp.arange(1, len(label) + 1)))
-
-
 def _any_other(ctx: Context, batch: Batch, label: Array) -> Array:
-  del ctx
   classes = batch.target.shape[-1]
-  step = jax.random.randint(_dice(label), label.shape, 1, classes)
-  return (label + step) % classes
+  draw = jax.vmap(lambda key: jax.random.randint(key, (), 1, classes))
+  return (label + draw(ctx.rng)) % classes
 
 
 def _of_the_batch(ctx: Context, batch: Batch, label: Array) -> Array:
   differ = label[:, None] != label
-  drawn = jax.random.categorical(
-    _dice(label), jnp.where(differ, 0.0, -jnp.inf), axis=-1
-  )
+  draw = jax.vmap(jax.random.categorical)
+  drawn = draw(ctx.rng, jnp.where(differ, 0.0, -jnp.inf))
   alone = ~jnp.any(differ, axis=1)
   return jnp.where(alone, _any_other(ctx, batch, label), label[drawn])
 

@@ -5,7 +5,7 @@ Gradients, arXiv 1912.05699. Terms, layers and numbers are those of the official
 code.
 """
 
-from functools import partial
+from typing import cast
 
 from flax import linen as nn
 import jax
@@ -62,7 +62,11 @@ def igam(
     def match():
       own, _ = input_gradient(ctx.student, adv, right)
       wanted, _ = input_gradient(ctx.teacher, adv, right)
-      score = partial(discriminator.apply, {'params': ctx.heads})
+
+      def score(gradient):
+        found = discriminator.apply({'params': ctx.heads}, gradient)
+        return cast(Array, found)
+
       fooled = jax.nn.softplus(score(_reverse(own, beta)))
       told = jnp.mean(fooled + jax.nn.softplus(-score(wanted))) / 2
       square = jnp.sum(jnp.square(own - wanted), axis=(1, 2, 3))
