@@ -82,13 +82,13 @@ def run(spec: dict) -> dict:
 
   Args:
     spec: 'reference', the program's folder; 'network', a file of
-      `autoattack_networks`; 'norm', 'epsilon', 'seed'; 'count', images;
-      'batch', images of a call; 'threads'; 'runs', how often; 'layout',
-      'contiguous_format' or 'channels_last'.
+      `autoattack_networks`; 'norm', 'epsilon', 'seed'; 'count', images, or
+      'rows', which; 'batch', images of a call; 'threads'; 'runs', how often;
+      'layout', 'contiguous_format' or 'channels_last'.
 
   Returns:
-    'clean' and 'robust', [count] flags, and 'seconds', for each run those of
-    each attack and of the whole.
+    'clean' and 'robust', a flag for each image, and 'seconds', for each run
+    those of each attack and of the whole.
   """
   sys.path.insert(0, spec['reference'])
   from autoattack import AutoAttack  # type: ignore[import-not-found]
@@ -96,6 +96,8 @@ def run(spec: dict) -> dict:
   torch.set_num_threads(spec['threads'])
   layout = getattr(torch, spec['layout'])
   forward, image, label = read(spec['network'], spec['count'], layout)
+  rows = spec.get('rows', range(spec['count']))
+  image, label = image[list(rows)], label[list(rows)]
   adv, seconds = image, []
   for _ in range(spec['runs']):
     marks = {}

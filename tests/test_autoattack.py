@@ -110,6 +110,55 @@ def test_few_programs_are_compiled():
   assert len(set(text.split(' in ')[0] for text in compiled)) == len(compiled)
 
 
+def linear(weight, x):
+  return x.reshape(len(x), -1) @ weight
+
+
+def two_weights():
+  draw = np.random.default_rng(0).normal
+  return [draw(size=(64, 10)).astype(np.float32) for _ in range(2)]
+
+
+def attack_linear(apply, **more):
+  """Returns what was compiled, and the margins of an attack."""
+  said = []
+  found = run(apply, suite=('apgd_t-5',), show=said.append, **more)
+  compiled = [text for text in said if 'compiled' in text]
+  margin = found.margin['apgd_t-5']
+  assert np.isfinite(margin).any()  # somebody was attacked
+  return compiled, margin
+
+
+def test_a_second_call_compiles_nothing():
+  """And each network of the same shapes has its own result."""
+  first, second = two_weights()
+
+  def network(weight, x):
+    return linear(weight, x)
+
+  assert len(attack_linear(Partial(network, first))[0]) == 3
+  compiled, margin = attack_linear(Partial(network, second), seed=3)
+  assert not compiled
+  _, alone = attack_linear(lambda x: linear(second, x), seed=3)
+  np.testing.assert_allclose(margin, alone, rtol=1e-4)
+  assert attack_linear(Partial(network, first), epsilon=0.2)[0]
+  other = Partial(lambda weight, x: -network(weight, x), first)
+  assert attack_linear(other)[0]
+
+
+def test_weights_that_a_network_closes_over_may_change():
+  weights = two_weights()
+
+  def network(x):
+    return linear(weights[0], x)
+
+  attack_linear(network)
+  weights.reverse()
+  _, margin = attack_linear(network)
+  _, expected = attack_linear(Partial(linear, weights[0]))
+  np.testing.assert_allclose(margin, expected, rtol=1e-4)
+
+
 def test_two_devices_find_what_one_finds():
   from jax_robust_kd import parallel
 
@@ -127,11 +176,7 @@ def test_two_devices_find_what_one_finds():
 
 def test_weights_of_a_partial_are_arguments():
   image, label = digits()
-  weight = np.random.default_rng(0).normal(size=(64, 10)).astype(np.float32)
-
-  def linear(weight, x):
-    return x.reshape(len(x), -1) @ weight
-
+  weight, _ = two_weights()
   found = [
     attacks.autoattack(
       apply, image, label, epsilon=0.1, suite=('apgd_ce-5',),

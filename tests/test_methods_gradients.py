@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from conftest import Tiny
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,7 +98,8 @@ def derived(method, **arguments):
     return out.loss, out
 
   weights = jnp.asarray(STUDENT), jnp.asarray(PEER), heads
-  return jax.grad(loss, (0, 1, 2), has_aux=True)(*weights), heads
+  gradient = jax.grad(loss, (0, 1, 2), has_aux=True)
+  return jax.jit(gradient)(*weights), heads
 
 
 @pytest.fixture(autouse=True)
@@ -244,12 +246,15 @@ def test_igam_only_asks_the_attack_for_its_start():
 def test_igam_takes_grey_and_coloured_images_of_any_size():
   discriminator = _Discriminator(layers=2, channels=3)
   grey = jnp.asarray(RNG.normal(size=(2, 5, 7, 1)))
-  heads = discriminator.init(jax.random.key(0), grey)
-  of_grey = discriminator.apply(heads, grey)
-  of_colour = discriminator.apply(heads, grey.repeat(3, axis=3))
-  np.testing.assert_allclose(of_grey, of_colour, rtol=1e-10)
-  slope = jax.grad(lambda x: jnp.sum(discriminator.apply(heads, x)))
-  assert jnp.isfinite(slope(jnp.zeros_like(grey))).all()
+  heads = jax.jit(discriminator.init)(jax.random.key(0), grey)
+
+  @jax.jit
+  def summed(x):
+    return jnp.sum(discriminator.apply(heads, x))
+
+  of_colour = summed(grey.repeat(3, axis=3))
+  np.testing.assert_allclose(summed(grey), of_colour, rtol=1e-10)
+  assert jnp.isfinite(jax.jit(jax.grad(summed))(jnp.zeros_like(grey))).all()
 
 
 WEIGHTS = dict(
@@ -279,7 +284,7 @@ def test_peeraid_attacks_where_the_student_leaves_its_peer():
 
 def slopes_of_kdiga():
   """d loss / d weights of a real network, whose gradients are by hand."""
-  module = models.build('small_resnet', 3, dict(depth=8, width=4))
+  module = Tiny(width=4, num_classes=3)
   image = jnp.asarray(CLEAN[:4].repeat(2, axis=1).repeat(2, axis=2))
   variables = models.init(module, jax.random.key(0), image)
   teacher = models.init(module, jax.random.key(1), image)

@@ -221,7 +221,8 @@ def loss_of(method, weights, image, target, adv):
   """Returns LossOutput of batches on devices, [devices, B, ...] each."""
 
   def loss(image, target, adv):
-    return method.loss(context(weights), Batch(image, target), adv)
+    ctx = context(weights)._replace(rng=KEYS[: len(target)])
+    return method.loss(ctx, Batch(image, target), adv)
 
   return jax.vmap(loss, axis_name=AXIS)(image, target, adv)
 

@@ -27,15 +27,19 @@ def test_the_reference_gives_the_same_flags(row):
     pytest.skip(f'set {", ".join(missing)}')
   reference, networks, python = (os.environ[name] for name in NEEDED)
   args = SimpleNamespace(
-    folder=Path(networks), reference=Path(reference), torch=python
+    folder=Path(networks),
+    reference=Path(reference),
+    torch=python,
+    once=True,
   )
   if not (args.folder / f'{row[0]}.npz').exists():
     pytest.skip(f'there is no {row[0]}.npz in AUTOATTACK_NETWORKS')
   found = autoattack.compare(row, args, set(os.sched_getaffinity(0)))
   ours, theirs = (found[side] for side in ('ours', 'reference'))
   np.testing.assert_array_equal(ours['clean'], theirs['clean'])
-  robust = [np.array(side['robust']) for side in (ours, theirs)]
   if row[1] == 'l1':  # two correct programs differ there: accuracy alone counts
-    assert abs(robust[0].mean() - robust[1].mean()) <= 0.03
-  else:
-    assert (robust[0] != robust[1]).mean() <= 1 / 200
+    robust = [np.mean(side['robust']) for side in (ours, theirs)]
+    assert abs(robust[0] - robust[1]) <= 0.03
+  else:  # a random start is not a difference of the programs
+    assert len(found['unexplained']) <= len(ours['robust']) / 200
+    assert len(found['differ']) <= len(ours['robust']) / 50

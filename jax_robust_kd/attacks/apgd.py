@@ -222,7 +222,7 @@ def _stepwise(objective: Objective, num_runs: Callable) -> Stepwise:
     step=partial(step, objective),
     num_runs=num_runs,
     num_steps=_num_steps,
-    piece=10,
+    piece=25,
   )
 
 

@@ -30,8 +30,9 @@ def autoattack(
     apply: image [B, H, W, C] float32 in [0, 1] -> logits [B, K], pure and
       traceable, in evaluation mode. For large weights give
       `jax.tree_util.Partial(function, weights)`: they are then arguments of
-      the compiled programs instead of constants in them. For 'autoattack_rand'
-      it takes one key per image [B] as last argument.
+      the compiled programs instead of constants in them, and later calls with
+      the same function and shapes compile nothing. For 'autoattack_rand' it
+      takes one key per image [B] as last argument.
     image: [N, H, W, C] float in [0, 1].
     label: [N] integers.
     epsilon: radius in pixel range 0-1.

@@ -3,7 +3,7 @@
 Each image has its own key, so its fate does not hang on its neighbours.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -159,11 +159,10 @@ def _in_pieces(
   def run_once(apply, rows: Rows, number: int) -> tuple:
     constants = _scalars(key, number)
     state = start(apply, constants, rows)
-    for first in range(0, steps, attack.piece):
+    for first, last in _spans(steps, attack.piece):
       alive = np.flatnonzero(~state.fooled)
       if not len(alive):
         break
-      last = min(first + attack.piece, steps)
       part = jax.tree.map(lambda x: x[alive], (rows, state))
       span = {'first': np.int32(first), 'last': np.int32(last)}
       moved = step(apply, constants | span, part)
@@ -186,6 +185,18 @@ def _in_pieces(
     return adv
 
   return find
+
+
+def _spans(steps: int, piece: int) -> Iterator[tuple[int, int]]:
+  """Yields (first, last) step of each piece.
+
+  A piece is as long as all before it: most images that fall do so early, and
+  one that has fallen waits no longer than it took.
+  """
+  first, last = 0, min(piece, steps)
+  while first < steps:
+    yield first, last
+    first, last = last, min(2 * last, steps)
 
 
 def _eot_keys(budget: Budget) -> tuple:

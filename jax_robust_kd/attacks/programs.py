@@ -7,7 +7,6 @@ small enough to be attacked there keeps one core busy, but not two.
 
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-import contextlib
 import functools
 from functools import partial
 import os
@@ -55,14 +54,12 @@ class Runner(NamedTuple):
   Attributes:
     buckets: batch sizes, each a multiple of the number of devices.
     devices: what programs run on.
-    highest: whether matrix products are in full float32.
     say: told what was compiled and how long it took.
     tick: told how many steps of how many images are behind.
   """
 
   buckets: tuple[int, ...]
   devices: Devices = ONE_DEVICE
-  highest: bool = True
   say: Callable[[str], None] = lambda text: None
   tick: Callable[[int], None] = lambda steps: None
 
@@ -126,16 +123,12 @@ def make_program(
     The same, for trees of any number of rows, as NumPy arrays.
   """
   own = {}
-  exact = jax.default_matmul_precision('highest')
   number = runner.devices.number
-  options = _quickly() if seldom else None
-  recipe = (function.func, function.args, runner.devices, runner.highest)
+  recipe = (function.func, function.args, runner.devices)
 
   def prepare(size, *args):
     begin = time.perf_counter()
-    with exact if runner.highest else contextlib.nullcontext():
-      lowered = runner.devices.compile(function).lower(*args)
-      program = lowered.compile(options)
+    program = _compile(function, runner.devices, seldom, *args)
     seconds = time.perf_counter() - begin
     runner.say(f'{name}: compiled for {size} images in {seconds:.1f} s')
     return program
@@ -144,8 +137,9 @@ def make_program(
     shared = (apply, scalars)
     count = len(jax.tree.leaves(rows)[0])
     cuts = list(_cuts(count, runner.buckets))
-    weights = jax.tree.leaves(apply)
-    programs = _kept(recipe, *_kinds((shared, rows))) if weights else own
+    programs = own
+    if jax.tree.leaves(apply):
+      programs = _kept(recipe, *_kinds(shared, rows))
 
     def cut(first, size):
       return jax.tree.map(
@@ -171,6 +165,15 @@ def make_program(
   return call
 
 
+def _compile(
+  function: Callable, devices: Devices, seldom: bool, shared: PyTree, rows: Any
+) -> Callable:
+  """Compiles for arguments like these, with matrix products in full float32."""
+  with jax.default_matmul_precision('highest'):
+    lowered = devices.compile(function).lower(shared, rows)
+    return lowered.compile(_quickly() if seldom else None)
+
+
 @functools.lru_cache(maxsize=64)
 def _kept(*key: Hashable) -> dict:
   """Programs by bucket: empty at first, for the caller to fill."""
@@ -178,13 +181,12 @@ def _kept(*key: Hashable) -> dict:
   return {}
 
 
-def _kinds(args: PyTree) -> tuple[Hashable, ...]:
+def _kinds(shared: PyTree, rows: PyTree) -> tuple[Hashable, ...]:
   """All that compiled programs depend on, but for the number of rows."""
-  shared, rows = args
   few = jax.tree.map(lambda x: x[:0], rows)
   leaves, tree = jax.tree.flatten((shared, few))
-  place = [getattr(x, 'sharding', None) for x in leaves]
-  return tree, tuple(map(jax.typeof, leaves)), tuple(place)
+  places = (getattr(x, 'sharding', None) for x in leaves)
+  return tree, tuple(map(jax.typeof, leaves)), tuple(places)
 
 
 def _quickly() -> dict | None:

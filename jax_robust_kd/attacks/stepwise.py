@@ -50,7 +50,7 @@ class Stepwise(NamedTuple):
     num_runs: (budget, num_classes) -> restarts times targets; each run starts
       from the image.
     num_steps: budget -> steps of a run.
-    piece: steps after which fallen images leave.
+    piece: steps after which fallen images leave for the first time.
   """
 
   init: Callable[[Problem], Any]
