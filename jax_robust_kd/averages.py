@@ -44,6 +44,8 @@ def swa(start: int, every: int) -> Average:
 
   Izmailov et al., UAI 2018, arXiv 1803.05407. Until `start` it is the live
   weights. Averaged weights need running averages of their own (section 3.2).
+  Weights are taken after the first step of an epoch, where official codes take
+  them after the last, so that those averages have an epoch to follow.
 
   Args:
     start: step of the first weights of the mean.

@@ -7,6 +7,7 @@ bytes without a word. A digest of every leaf is therefore written with each
 step and checked when it is read.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 import hashlib
 import json
 from pathlib import Path
@@ -71,7 +72,12 @@ def read(
 def digests(tree: PyTree) -> dict[str, str]:
   """Returns SHA-256 of each leaf's type, shape and bytes, by its path."""
   named, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {jax.tree_util.keystr(path): _digest(leaf) for path, leaf in named}
+  with ThreadPoolExecutor() as pool:  # hashing lets other threads run
+    found = pool.map(_digest, [leaf for _, leaf in named])
+  return {
+    jax.tree_util.keystr(path): digest
+    for (path, _), digest in zip(named, found, strict=True)
+  }
 
 
 def _digest(leaf) -> str:

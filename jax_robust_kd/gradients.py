@@ -22,9 +22,9 @@ def awp(gamma: float, warmup_steps: int = 0) -> Callable:
   """Adversarial weight perturbation. Wu et al., NeurIPS 2020, arXiv 2004.05884.
 
   The gradient is taken at w + v, where v goes up the loss by one step whose
-  length is gamma ||w|| in each kernel (Eq. 8 and 10 with one step). Weight
-  decay pulls at w; in the official code it pulls at w + v. The running averages
-  are those of the second pass, as there.
+  length is gamma ||w|| in each kernel of the student (Eq. 8 and 10 with one
+  step); heads and a peer stay. Weight decay pulls at w; in the official code it
+  pulls at w + v. The running averages are those of the second pass, as there.
 
   Args:
     gamma: relative length; 0.01 for PGD-AT, 0.005 for TRADES.

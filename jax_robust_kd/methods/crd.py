@@ -16,7 +16,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jax_robust_kd.core import Array, Context, Method, Output, gather
+from jax_robust_kd.core import Array, Method, Output, gather
 from jax_robust_kd.methods.distill import (
   ON,
   choose,
@@ -66,7 +66,7 @@ def crd(
       'teacher': project(ctx.heads['teacher'], teacher),
       'label': jnp.argmax(batch.target, axis=-1).astype(jnp.int32),
     }
-    term, z = contrast(ctx, batch.row, live, tau, negatives)
+    term, z = contrast(ctx.rng, ctx.memory, batch.row, live, tau, negatives)
     out = distill(
       batch, student, teacher, term, gamma=gamma, alpha=alpha, beta=beta,
       temperature=temperature,
@@ -100,12 +100,18 @@ def init_banks(
 
 
 def contrast(
-  ctx: Context, row: Array, live: dict[str, Array], tau: float, negatives: int
+  rng: Array,
+  bank: dict[str, Array],
+  row: Array,
+  live: dict[str, Array],
+  tau: float,
+  negatives: int,
 ) -> tuple[Array, Array]:
   """Sums both directions of `crd_loss`, over the images that have a row.
 
   Args:
-    ctx: banks and keys.
+    rng: [B] keys.
+    bank: 'student' and 'teacher' [M, d], 'label' [M], 'z' [2].
     row: [B] of the images.
     live: 'student' and 'teacher' [B, d], 'label' [B].
     tau: temperature.
@@ -114,8 +120,8 @@ def contrast(
   Returns:
     A scalar, and the Z [2] of the student's and of the teacher's term.
   """
-  bank, number = ctx.memory, len(ctx.memory['label'])
-  drawn = draw(ctx.rng, bank['label'], live['label'], min(negatives, number))
+  number = len(bank['label'])
+  drawn = draw(rng, bank['label'], live['label'], min(negatives, number))
   rows = jnp.concatenate([row[:, None], drawn], axis=1)
   pairs = [
     (live['student'], bank['teacher']),

@@ -87,7 +87,7 @@ def same_size(a: Array, b: Array) -> tuple[Array, Array]:
   Raises:
     UserError: one side is not a multiple of the other.
   """
-  small = tuple(map(min, a.shape[1:3], b.shape[1:3]))
+  small = min(a.shape[1], b.shape[1]), min(a.shape[2], b.shape[2])
   return _pool(a, small), _pool(b, small)
 
 

@@ -133,12 +133,10 @@ def gacd(
     loss: L, 'nce' or 'infonce'.
     weight: w, a name in WEIGHTS, by what the teacher sees; 1 on average.
     power: of the probability.
-    negatives: 'batch', or 'bank': besides, features of images before, as
-      constants, in a queue that any image enters.
-    bank_size: length of the queue; at most the number of training images.
+    negatives: 'batch', or 'bank': features of past images besides, constant.
+    bank_size: length of that queue; at most the number of training images.
     direction: 'teacher' is the anchor, or 'both' in turn, as CRD.
-    classifier: 'joint', or 'none': the features alone, for a linear layer to
-      be fitted afterwards.
+    classifier: 'joint', or 'none': the features alone, to fit a layer on.
     tau: temperature of the scores.
     beta: weight of the contrast.
     feature_dim: numbers that features are projected to.
@@ -161,8 +159,7 @@ def gacd(
     w = w / jnp.maximum(jnp.mean(gather(w)), 1e-12)
     term = jnp.mean(w * each)
     ce = jnp.mean(cross_entropy(student.logits, batch.target))
-    metrics = {'ce': ce, 'contrast': term}
-    value = hard * ce + beta * term
+    metrics, value = {'ce': ce, 'contrast': term}, hard * ce + beta * term
     return LossOutput(value, student.batch_stats, metrics, memory)
 
   return Method(

@@ -5,13 +5,14 @@ Gradients, arXiv 1912.05699. Terms, layers and numbers are those of the official
 code.
 """
 
+from functools import partial
 from typing import cast
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from jax_robust_kd.core import Array, Ascent, LossOutput, Method
+from jax_robust_kd.core import Array, Batch, Context, LossOutput, Method
 from jax_robust_kd.losses import cross_entropy
 from jax_robust_kd.methods.input_gradient import input_gradient
 
@@ -48,44 +49,52 @@ def igam(
   """
   discriminator = _Discriminator(layers, channels)
 
-  def perturb(rng, ctx, batch, maximize):
-    del ctx
-    # A constant is nowhere ascended: the attack stays where it starts.
-    constant = lambda x: jnp.zeros(len(x))  # noqa: E731
-    ascent: Ascent = maximize(rng, constant, batch.image)
-    return ascent.adv
-
   def loss(ctx, batch, adv):
-    def right(logits):
-      return jnp.sum(batch.target * jax.nn.softmax(logits), axis=-1)
-
-    def match():
-      own, _ = input_gradient(ctx.student, adv, right)
-      wanted, _ = input_gradient(ctx.teacher, adv, right)
-
-      def score(gradient):
-        found = discriminator.apply({'params': ctx.heads}, gradient)
-        return cast(Array, found)
-
-      fooled = jax.nn.softplus(score(_reverse(own, beta)))
-      told = jnp.mean(fooled + jax.nn.softplus(-score(wanted))) / 2
-      square = jnp.sum(jnp.square(own - wanted), axis=(1, 2, 3))
-      return told, jnp.mean(square)
-
     out = ctx.student(adv)
     hard = jnp.mean(cross_entropy(out.logits, batch.target))
     zeros = jnp.zeros_like(hard), jnp.zeros_like(hard)
-    told, distance = jax.lax.cond(ctx.progress >= begin, match, lambda: zeros)
+    told, distance = jax.lax.cond(
+      ctx.progress >= begin,
+      lambda: _match(discriminator, beta, ctx, batch, adv),
+      lambda: zeros,
+    )
     value = hard + told + gamma * distance
     metrics = {'ce': hard, 'discriminator': told, 'gradient_square': distance}
     return LossOutput(value, out.batch_stats, metrics)
 
-  def init_heads(rng, student, teacher):
-    del student, teacher
-    draw = jax.jit(discriminator.init)  # a compile, instead of one a weight
-    return draw(rng, jnp.zeros((1, 32, 32, 3)))['params']
+  return Method(loss, _add_noise, partial(_init_heads, discriminator))
 
-  return Method(loss, perturb, init_heads)
+
+def _add_noise(rng: Array, ctx: Context, batch: Batch, maximize) -> Array:
+  """Where the attack of the config starts: a constant is nowhere ascended."""
+  del ctx
+  return maximize(rng, lambda x: jnp.zeros(len(x)), batch.image).adv
+
+
+def _match(
+  discriminator: nn.Module, beta: float, ctx: Context, batch: Batch, adv: Array
+) -> tuple[Array, Array]:
+  """Returns L_D, and the squared distance of the gradients."""
+
+  def right(logits):
+    return jnp.sum(batch.target * jax.nn.softmax(logits), axis=-1)
+
+  def score(gradient):
+    found = discriminator.apply({'params': ctx.heads}, gradient)
+    return cast(Array, found)
+
+  own, _ = input_gradient(ctx.student, adv, right)
+  wanted, _ = input_gradient(ctx.teacher, adv, right)
+  fooled = jax.nn.softplus(score(_reverse(own, beta)))
+  told = jnp.mean(fooled + jax.nn.softplus(-score(wanted))) / 2
+  square = jnp.sum(jnp.square(own - wanted), axis=(1, 2, 3))
+  return told, jnp.mean(square)
+
+
+def _init_heads(discriminator: nn.Module, rng: Array, student, teacher):
+  del student, teacher
+  draw = jax.jit(discriminator.init)  # a compile, instead of one a weight
+  return draw(rng, jnp.zeros((1, 32, 32, 3)))['params']
 
 
 def _reverse(x: Array, factor: float) -> Array:

@@ -42,14 +42,6 @@ def peeraid(
     peer_student: g2.
   """
 
-  def perturb(rng, ctx, batch, maximize):
-    target = ctx.peer(batch.image).logits
-
-    def loss_fn(image):
-      return kl_divergence(ctx.student(image).logits, target)
-
-    return maximize(rng, loss_fn, batch.image).adv
-
   def loss(ctx, batch, adv):
     on_adv = ctx.student(adv)
     on_clean = ctx.student(batch.image, batch_stats=on_adv.batch_stats)
@@ -74,4 +66,14 @@ def peeraid(
       peer_stats=tutor.batch_stats,
     )
 
-  return Method(loss, perturb, teachers=(), peer=True)
+  return Method(loss, _fool, teachers=(), peer=True)
+
+
+def _fool(rng, ctx, batch, maximize):
+  """Maximizes KL(P(x) || S(x'))."""
+  target = ctx.peer(batch.image).logits
+
+  def loss_fn(image):
+    return kl_divergence(ctx.student(image).logits, target)
+
+  return maximize(rng, loss_fn, batch.image).adv

@@ -1,7 +1,8 @@
 """Flags of the programs that the launchers call, from their documentation.
 
-A flag that takes a value ends in '='. What is not listed is refused, so only
-flags that were looked up may stand here (looked up in 2026).
+A flag that takes a value ends in '='. What is not listed is refused. Those of
+queued resources, Filestore and xpk were looked up in their references in 2026;
+those of docker, kubectl, SLURM and SkyPilot come from their general manuals.
 """
 
 from typing import NamedTuple
