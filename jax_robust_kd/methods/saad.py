@@ -116,9 +116,14 @@ def label_logit(teacher, image: Array, right: Array):
 
 
 def every_logit(teacher, image: Array, right: Array):
-  """Returns the logits [B, K] at `image`, and d -> their change J_T d."""
+  """Returns the logits [B, K] at `image`, and d -> their change J_T d.
+
+  The transpose of the transpose: our convolutions know no forward mode.
+  """
   del right
-  return jax.linearize(lambda x: teacher(x).logits, image)
+  logits, pull = jax.vjp(lambda x: teacher(x).logits, image)
+  _, push = jax.vjp(lambda c: pull(c)[0], jnp.zeros_like(logits))
+  return logits, lambda d: push(d)[0]
 
 
 LINEARISED = {'label': label_logit, 'all': every_logit}
