@@ -3,7 +3,7 @@ r"""DARWIN: match the teacher along two adversarial paths. All RECONSTRUCTED.
 python -m jax_robust_kd.main --config configs/darwin.py:cifar10 \
   --workdir runs/darwin
 
---config.method.num_points=3 takes about half of the time.
+--config.method.num_points=3 takes 43 % of the operations.
 """
 
 from jax_robust_kd.config import base_config

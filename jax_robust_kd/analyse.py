@@ -29,6 +29,7 @@ from jax_robust_kd import (
 )
 from jax_robust_kd.config import Config
 from jax_robust_kd.core import ROBUST, RunError, UserError
+from jax_robust_kd.main import guard
 from jax_robust_kd.memory import keep_freed_memory
 from jax_robust_kd.metrics import write_json
 from jax_robust_kd.threat import threat_model
@@ -273,19 +274,16 @@ def parse(argv: list[str]) -> flags.FlagValues:
 
 def main(argv: list[str]) -> int:
   """Runs the command; returns its exit code, as that of `main.main`."""
-  try:
-    if {'-h', '--help'} & set(argv):
-      print(USAGE)
-      return 0
-    values = parse(argv)
-    keep_freed_memory()
-    run(values.workdir, values.teacher, values.num_examples)
-  except UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 2
-  except RunError as error:
-    print(f'stopped: {error}', file=sys.stderr)
-    return error.exit_code
+  return guard(lambda: _main(argv))
+
+
+def _main(argv: list[str]) -> int:
+  if {'-h', '--help'} & set(argv):
+    print(USAGE)
+    return 0
+  values = parse(argv)
+  keep_freed_memory()
+  run(values.workdir, values.teacher, values.num_examples)
   return 0
 
 

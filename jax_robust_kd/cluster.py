@@ -180,6 +180,22 @@ def total(values: np.ndarray) -> np.ndarray:
   return np.asarray(multihost_utils.process_allgather(values)).sum(axis=0)
 
 
+def join_shares(values: np.ndarray, count: int) -> np.ndarray:
+  """Joins what each process found for its `share` of `count` rows.
+
+  Returns:
+    [count, ...] in the order of the rows, on every process.
+  """
+  number = jax.process_count()
+  if number == 1:
+    return values
+  size = -(-count // number)
+  padded = np.zeros((size, *values.shape[1:]), values.dtype)
+  padded[: len(values)] = values
+  found = np.asarray(multihost_utils.process_allgather(padded))
+  return np.swapaxes(found, 0, 1).reshape(-1, *values.shape[1:])[:count]
+
+
 def to_global(tree: PyTree) -> PyTree:
   """Makes the same NumPy arrays of all processes one array of all of them.
 

@@ -66,7 +66,7 @@ class Context(NamedTuple):
   teachers: dict[str, Callable[[Array], Output]] | None = None  # all, by name
   peer: Callable[..., Output] | None = None  # trained too, called as `student`
   memory: PyTree = None  # what the step before handed on
-  rng: Array | None = None  # [B] keys for draws, alike in both functions
+  rng: PyTree = None  # [B] keys for draws, alike in both functions
 
 
 class Ascent(NamedTuple):

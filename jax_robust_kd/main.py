@@ -7,6 +7,7 @@ check is red: the numbers cannot be believed, 75 asked to end by SIGTERM or
 another process of the run was lost: start the same command again.
 """
 
+from collections.abc import Callable
 import os
 from pathlib import Path
 import sys
@@ -95,15 +96,21 @@ def _sentence(error: Exception) -> str:
   return ' '.join(line.strip() for line in (lines[0], *lines[1:])[-2:])
 
 
-def join_others(values: flags.FlagValues, argv: list[str]) -> int | None:
+def join_others(
+  values: flags.FlagValues, argv: list[str], module: str
+) -> int | None:
   """Joins the other processes of a run, if there are others.
+
+  Args:
+    values: of the flags.
+    argv: the command line.
+    module: what `python -m` runs.
 
   Returns:
     The exit code of the child that ran everything, or None to go on here.
   """
-  start_flags = values.coordinator or values.num_processes
   if not values.distributed:
-    if start_flags or values.process_id >= 0:
+    if values.coordinator or values.num_processes or values.process_id >= 0:
       raise UserError('--coordinator and its like need --distributed')
     return None
   from jax_robust_kd import cluster, console
@@ -116,7 +123,7 @@ def join_others(values: flags.FlagValues, argv: list[str]) -> int | None:
   )
   cluster.check_start(start)
   if not cluster.is_child():
-    command = [sys.executable, '-m', 'jax_robust_kd.main', *argv[1:]]
+    command = [sys.executable, '-m', module, *argv[1:]]
     return cluster.supervise(command, start.timeout)
   cluster.follow_parent()
   cluster.join(start)
@@ -125,20 +132,10 @@ def join_others(values: flags.FlagValues, argv: list[str]) -> int | None:
   return None
 
 
-def main(argv: list[str]) -> int:
-  """Runs the program; returns its exit code."""
+def guard(body: Callable[[], int]) -> int:
+  """Turns what a command raises into a sentence and an exit code."""
   try:
-    if {'-h', '--help'} & set(argv):
-      print(USAGE)
-      return 0
-    values = parse(argv)
-    keep_freed_memory()
-    code = join_others(values, argv)
-    if code is not None:
-      return code
-    from jax_robust_kd import job
-
-    level = job.run(values.config, Path(values.workdir), values.mode)
+    return body()
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
@@ -151,18 +148,39 @@ def main(argv: list[str]) -> int:
       file=sys.stderr,
     )
     return 130
+
+
+def main(argv: list[str]) -> int:
+  """Runs the program; returns its exit code."""
+  return guard(lambda: _main(argv))
+
+
+def _main(argv: list[str]) -> int:
+  if {'-h', '--help'} & set(argv):
+    print(USAGE)
+    return 0
+  values = parse(argv)
+  keep_freed_memory()
+  code = join_others(values, argv, 'jax_robust_kd.main')
+  if code is not None:
+    return code
+  from jax_robust_kd import job
+
+  level = job.run(values.config, Path(values.workdir), values.mode)
   return 3 if level == 'red' else 0
 
 
-def child_main(argv: list[str]) -> None:
-  """Runs one of several processes, and ends without waiting for the others.
+def run_command(main: Callable[[list[str]], int]) -> None:
+  """Runs a command and exits; one of several processes does so at once.
 
-  After an error the runtime would wait for them, who wait for this one.
+  After an error the runtime would wait for the others, who wait for this one.
   """
+  if 'JAX_ROBUST_KD_PIPES' not in os.environ:  # set by `cluster.supervise`
+    sys.exit(main(sys.argv))
   from jax_robust_kd import cluster
 
   try:
-    code = main(argv)
+    code = main(sys.argv)
   except Exception as error:
     if not cluster.is_loss(error):
       traceback.print_exc()
@@ -177,7 +195,4 @@ def child_main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  if 'JAX_ROBUST_KD_PIPES' in os.environ:  # set by `cluster.supervise`
-    child_main(sys.argv)
-  else:
-    sys.exit(main(sys.argv))
+  run_command(main)

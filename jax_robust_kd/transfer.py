@@ -12,7 +12,6 @@ any other: `analyse` and further transfers read it.
 
 import argparse
 from pathlib import Path
-import sys
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from jax_robust_kd import (
   assess,
   build,
   checkpoint,
+  cluster,
   console,
   corruptions,
   data,
@@ -36,18 +36,17 @@ from jax_robust_kd import (
 from jax_robust_kd import config as config_lib
 from jax_robust_kd import main as main_lib
 from jax_robust_kd.config import Config
-from jax_robust_kd.core import RunError, UserError
+from jax_robust_kd.core import UserError
 from jax_robust_kd.memory import keep_freed_memory
 
 USAGE = """usage: python -m jax_robust_kd.transfer --features RUN --config FILE --workdir FOLDER
 
   --features RUN             workdir of the run whose features are frozen;
                              config.eval.checkpoint says which: best or last
-  --config FILE[:DATASET]    configs/transfer.py:stl10; of its groups data,
-                             optimizer, eval and seed count
+  --config FILE[:DATASET]    only its data, optimizer, eval and seed count
   --config.GROUP.KEY=VALUE   overrides one (they are in jax_robust_kd/config.py)
   --workdir FOLDER           for all files; the same command again goes on there
-  --mode train|eval|check    as of jax_robust_kd.main"""  # noqa: E501
+  --mode, --distributed      as of jax_robust_kd.main"""  # noqa: E501
 
 # Switches of data.augment that change images.
 _AUGMENT = (
@@ -240,10 +239,15 @@ def _labelled(
   network: networks.Network, split: data.Split, batch_size: int
 ) -> linear.Labelled:
   rows = np.arange(len(split.label))
+  own = rows[cluster.share()]
   found = features.extract(
-    network, lambda rows: evaluate.pixels(split, rows), len(rows), batch_size
+    network,
+    lambda part: evaluate.pixels(split, own[part]),
+    len(own),
+    batch_size,
   )
-  return linear.Labelled(found['pooled'], np.asarray(split.label[rows]))
+  pooled = cluster.join_shares(found['pooled'], len(rows))
+  return linear.Labelled(pooled, np.asarray(split.label[rows]))
 
 
 def make_optimizer(c: Config, num_images: int) -> Any:
@@ -271,30 +275,26 @@ def make_optimizer(c: Config, num_images: int) -> Any:
 
 def main(argv: list[str]) -> int:
   """Runs the command; returns its exit code, as that of `main.main`."""
-  try:
-    if {'-h', '--help'} & set(argv):
-      print(USAGE)
-      return 0
-    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    own.add_argument('--features', nargs='?')
-    found, rest = own.parse_known_args(argv)
-    values = main_lib.parse(rest)
-    if not found.features:
-      raise UserError('give --features RUN, the workdir of a finished run')
-    if values.distributed:
-      raise UserError('--distributed is not for transfer: it is one process')
-    keep_freed_memory()
-    level = run(
-      values.config, found.features, Path(values.workdir), values.mode
-    )
-  except UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 2
-  except RunError as error:
-    print(f'stopped: {error}', file=sys.stderr)
-    return error.exit_code
+  return main_lib.guard(lambda: _main(argv))
+
+
+def _main(argv: list[str]) -> int:
+  if {'-h', '--help'} & set(argv):
+    print(USAGE)
+    return 0
+  own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+  own.add_argument('--features', nargs='?')
+  found, rest = own.parse_known_args(argv)
+  values = main_lib.parse(rest)
+  if not found.features:
+    raise UserError('give --features RUN, the workdir of a finished run')
+  keep_freed_memory()
+  code = main_lib.join_others(values, argv, 'jax_robust_kd.transfer')
+  if code is not None:
+    return code
+  level = run(values.config, found.features, Path(values.workdir), values.mode)
   return 3 if level == 'red' else 0
 
 
 if __name__ == '__main__':
-  sys.exit(main(sys.argv))
+  main_lib.run_command(main)

@@ -24,9 +24,9 @@ LEVELS = {
     'loop': 6,
     'train': 7, 'results': 7,
     'corruptions': 6, 'features': 6,
-    'assess': 8, 'analyse': 8,
+    'assess': 8,
     'job': 9,
-    'main': 10, 'transfer': 11,
+    'main': 10, 'transfer': 11, 'analyse': 11,
     'compare': 11,
 }  # fmt: skip
 # Inside a folder only these may be imported by their neighbours.

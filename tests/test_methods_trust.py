@@ -339,7 +339,8 @@ INNER = [
     ('igdm', dict(host='adaiad'), mismatch),
     ('saad', {}, linearised),
     ('saad', dict(correction=0.4), partial(linearised, by=0.4)),
-    ('saad', dict(corrected='all'), partial(linearised, labels=1.0)),
+    ('saad', dict(corrected='all'),
+     partial(linearised, labels=np.ones((6, 3)))),
 ]  # fmt: skip
 
 

@@ -1,5 +1,7 @@
 """MixACM's heads and blocks, and that it attacks nothing."""
 
+from functools import partial
+
 from conftest import small_step
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ from test_methods_paths import TEACHER_MAPS, WEIGHTS, run
 from jax_robust_kd import cost, data
 from jax_robust_kd.core import AXIS, Output, UserError
 from jax_robust_kd.methods import METHODS
+from jax_robust_kd.train_step import train_step
 
 
 def test_mixacm_is_finite_where_it_has_no_direction():
@@ -59,30 +62,44 @@ def loops(jaxpr):
   return found
 
 
-def trace(setup, monkeypatch):
+@pytest.fixture(scope='module')
+def setup(digits):
+  """A step of MixACM, with mixup as in its config."""
+  mixup = data.make_augment(num_classes=10, mixup_alpha=1.0)
+  return small_step(METHODS['mixacm'](), digits, augment=mixup)
+
+
+def step_of(setup, name):
+  """The same step of another method."""
+  recipe = setup.recipe._replace(method=METHODS[name]())
+  return partial(train_step, recipe)
+
+
+def trace(setup, name, monkeypatch):
   """The jaxpr of a step, with the plain convolutions of an accelerator."""
-  step = jax.vmap(setup.step, (None, None, 0), None, axis_name=AXIS)
+  step = jax.vmap(step_of(setup, name), (None, None, 0), None, axis_name=AXIS)
   with monkeypatch.context() as patch:
     patch.setattr(jax, 'default_backend', lambda: 'tpu')
     args = setup.state, setup.teacher_variables, setup.batch
     return jax.make_jaxpr(step)(*args).jaxpr
 
 
-def test_mixacm_attacks_nothing(digits, monkeypatch):
-  """No loop in its step, with mixup as in its config; an attack is one."""
-  mixup = data.make_augment(num_classes=10, mixup_alpha=1.0)
-  setup = small_step(METHODS['mixacm'](), digits, augment=mixup)
-  assert not loops(trace(setup, monkeypatch))
-  attacking = small_step(METHODS['ard'](), digits, augment=mixup)
-  assert loops(trace(attacking, monkeypatch)) == ['scan']
+def test_mixacm_attacks_nothing(setup, monkeypatch):
+  """No loop in its step; an attack is one."""
+  assert not loops(trace(setup, 'mixacm', monkeypatch))
+  assert loops(trace(setup, 'ard', monkeypatch)) == ['scan']
 
 
-def test_mixacm_costs_what_kd_does(digits):
-  flops = {}
-  for name in ('mixacm', 'kd'):
-    setup = small_step(METHODS[name](), digits)
-    flops[name] = cost.step_cost(
-        setup.step, setup.state, setup.teacher_variables, setup.recipe.student,
-        (16, 8, 8, 1),
-    )[1]  # fmt: skip
+def test_mixacm_costs_what_kd_does(setup):
+  flops = {
+    name: cost.step_cost(
+      step_of(setup, name),
+      setup.state,
+      setup.teacher_variables,
+      setup.recipe.student,
+      (16, 8, 8, 1),
+    )[1]
+    for name in ('mixacm', 'kd')
+  }
+  assert setup.state.params['heads'], 'channels differ here'
   assert 1.0 < flops['mixacm'] / flops['kd'] < 1.3

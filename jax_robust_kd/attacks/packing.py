@@ -60,7 +60,7 @@ def make_judge(budget: Budget, key: Key, runner: Runner) -> Callable:
 def _score(budget: Budget, shared: tuple, rows: Rows) -> jax.Array:
   apply, scalars = shared
   more = (_keys(scalars, rows),) if budget.num_eot > 1 else ()
-  return margin(apply(rows.image, *more), rows.label)
+  return margin(apply(rows.image, *more), jnp.asarray(rows.label))
 
 
 def _one_bucket(runner: Runner) -> Runner:
@@ -130,7 +130,8 @@ def _whole(
 def _problem(budget: Budget, shared: tuple, rows: Rows) -> Problem:
   apply, scalars = shared
   rng, run = _keys(scalars, rows), scalars['run']
-  return Problem(rng, apply, rows.image, rows.label, budget, run)
+  image, label = jnp.asarray(rows.image), jnp.asarray(rows.label)
+  return Problem(rng, apply, image, label, budget, run)
 
 
 def _begin(

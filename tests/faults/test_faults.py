@@ -45,7 +45,7 @@ SENTENCES = (
   'the grad_norm is nan',
   'the weights are not finite',
   'no checkpoint in',
-  'data worker',
+  'a process that decodes images failed',
   'is in use by process',
 )
 
