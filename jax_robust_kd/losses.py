@@ -44,7 +44,12 @@ def kl_divergence(
   """
   log_q = jax.nn.log_softmax(logits / temperature)
   log_p = jax.nn.log_softmax(target_logits / temperature)
-  return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+  p, d = jnp.exp(log_p), log_p - log_q
+  # The classes of p d cancel one another where p and q are close, as at high
+  # temperatures. With q - p, whose sum is 0, each is positive by itself.
+  near = jnp.abs(d) < 1
+  close = p * (d + jnp.expm1(-jnp.where(near, d, 0.0)))
+  return jnp.sum(jnp.where(near, close, p * d + jnp.exp(log_q) - p), axis=-1)
 
 
 def margin(logits: Array, label: Array) -> Array:

@@ -92,12 +92,21 @@ STUDENT, PEER = (0, 4), (3, 4)
 TEACHERS = {ROBUST: (1, 6), CLEAN: (5, 6)}
 
 
+def sharpened(forward, variables):
+  """Makes a network as sure of itself as a trained one, which a teacher is."""
+  return forward, jax.tree.map(
+    lambda x: 10 * x if x.ndim == 2 else x, variables
+  )
+
+
 def small_step(
   method, digits, batch_size: int = 16, make=network, **changes
 ) -> Setup:
   """Builds a step of a method on digits, with small networks."""
   student, variables = make(*STUDENT)
-  teachers = {name: make(*TEACHERS[name]) for name in method.teachers}
+  teachers = {
+    name: sharpened(*make(*TEACHERS[name])) for name in method.teachers
+  }
   peer, peer_variables = make(*PEER) if method.peer else (None, None)
   tx = optax.sgd(0.05, 0.9)
   recipe = Recipe(

@@ -9,9 +9,10 @@ def adaad(alpha: float = 1.0) -> Method:
   """Builds AdaAD: alpha KL(T(x')||S(x')) + (1 - alpha) KL(T(x)||S(x)).
 
   x' maximizes KL(T(x') || S(x')), the gradient flowing through both networks.
-  The official code passes the clean images through the student even at
-  alpha = 1, which blends their statistics into the running averages; here
-  alpha = 1 leaves them out.
+  The official code passes the clean images through the student first, even at
+  alpha = 1, which blends their statistics into the running averages; here they
+  come second, and alpha = 1 leaves them out. On CIFAR-10 it averages the
+  divergence over classes too (not on CIFAR-100); here it is the true KL.
 
   Args:
     alpha: weight of the adversarial term; 1 is the authors' default.

@@ -26,7 +26,8 @@ def mtard(
     w <- w - weight_lr (w - r_clean / (r_robust + r_clean))
 
   No gradient flows through w; the losses in it are averaged over devices, so
-  that w is the same on all. The running averages see x', then x.
+  that w is the same on all. The running averages see x', then x. The official
+  log(p + 1e-5) of the teachers, which moves w by less than 1e-5, is left out.
 
   Args:
     weight_lr: of w.

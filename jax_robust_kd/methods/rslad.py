@@ -10,7 +10,8 @@ def rslad(alpha: float = 5 / 6) -> Method:
 
   x' maximizes KL(T(x) || S(x')). No label is used. The official code averages
   the divergence over classes too (x 10 on CIFAR-100); here it is the true KL,
-  so the loss is K times larger than there at the same weight decay.
+  so the loss is K times larger than there at the same weight decay. Its
+  log(p + 1e-5) of the teacher adds a constant, which is left out.
 
   Args:
     alpha: weight of the adversarial term.

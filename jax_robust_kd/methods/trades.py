@@ -10,7 +10,8 @@ def trades(beta: float = 6.0) -> Method:
   """Builds TRADES: CE(S(x), y) + beta KL(S(x) || S(x')). No teacher.
 
   As in the authors' code the gradient of the outer problem flows through both
-  sides of the divergence, and the running averages see x, then x'.
+  sides of the divergence. The running averages see x, then x'; there x is
+  passed once more, for the divergence, so that they see x, x', x.
 
   Args:
     beta: weight of the robust term (1 / lambda of the paper).

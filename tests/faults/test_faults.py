@@ -187,7 +187,9 @@ def killed_worker(scene: Scene) -> list[str]:
     ['pgrep', '-P', str(process.pid)], capture_output=True, text=True
   ).stdout.split()
   for child in found:
-    os.kill(int(child), signal.SIGKILL)
+    command = Path(f'/proc/{child}/cmdline')
+    if command.exists() and b'spawn_main' in command.read_bytes():
+      os.kill(int(child), signal.SIGKILL)
   _, errors = process.communicate(timeout=300)
   assert process.returncode in (0, 1), errors
   return errors.splitlines()
