@@ -19,7 +19,7 @@ from jax_robust_kd import (
 from jax_robust_kd import config as config_lib
 from jax_robust_kd.attacks import Budget, ascent, suite
 from jax_robust_kd.config import Config, check_arguments
-from jax_robust_kd.core import ROBUST, Method, TrainState, UserError
+from jax_robust_kd.core import AXIS, ROBUST, Method, TrainState, UserError
 from jax_robust_kd.methods import METHODS
 from jax_robust_kd.networks import Network, load_teacher, make_model
 from jax_robust_kd.train_step import Recipe, create_state
@@ -144,13 +144,17 @@ def make_budget(c: Config) -> Budget:
 
 def make_student(c: Config, dataset: data.Dataset) -> nn.Module:
   """Builds the student's module."""
-  return make_model(c.student.to_dict(), dataset, c.precision)
+  return _make(c, c.student, dataset)
 
 
 def make_peer(c: Config, dataset: data.Dataset) -> nn.Module:
   """Builds the module of the network that is trained beside the student."""
-  fields = c.peer if c.peer.name else c.student
-  return make_model(fields.to_dict(), dataset, c.precision)
+  return _make(c, c.peer if c.peer.name else c.student, dataset)
+
+
+def _make(c: Config, network: Config, dataset: data.Dataset) -> nn.Module:
+  together = {'bn_axis_name': AXIS} if c.sync_bn else {}
+  return make_model({**together, **network.to_dict()}, dataset, c.precision)
 
 
 def init_network(
@@ -268,10 +272,8 @@ def make_average(c: Config, steps_per_epoch: int) -> averages.Average | None:
 def make_gradient(c: Config, steps_per_epoch: int) -> Callable:
   """Builds how the gradient is taken."""
   o = c.optimizer
-  if not o.awp_gamma:
-    return gradients.plain
   warmup = round(o.awp_warmup_epochs * steps_per_epoch)
-  return gradients.awp(o.awp_gamma, warmup)
+  return gradients.awp(o.awp_gamma, warmup) if o.awp_gamma else gradients.plain
 
 
 def make_state(

@@ -24,6 +24,7 @@ def base_config(dataset: str = 'digits') -> Config:
   c: Any = ConfigDict()
   c.seed = 0  # of every random number of the run
   c.precision = 'float32'  # or 'bfloat16': compute; weights stay float32
+  c.sync_bn = False  # BatchNorm over all devices; else each has its own
   c.contrast = ''  # method to train beside, same student, for the final table
   c.log_every = 20  # steps between lines of metrics.jsonl
   c.data = _data(dataset)

@@ -93,6 +93,8 @@ def parse(argv: list[str]) -> flags.FlagValues:
 
 def _sentence(error: Exception) -> str:
   lines = str(error).strip().strip('\'"').splitlines() or [repr(error)]
+  if isinstance(error, (KeyError, AttributeError)) and ' ' not in lines[0]:
+    return f'config has no key {lines[0]!r}; see jax_robust_kd/config.py'
   return ' '.join(line.strip() for line in (lines[0], *lines[1:])[-2:])
 
 

@@ -40,6 +40,15 @@ def descendants(pid: int) -> list[int]:
   ]
 
 
+def words_of(pid: int) -> str:
+  """Returns the command line of a process, '' if it has ended."""
+  path = Path(f'/proc/{pid}/cmdline')
+  try:
+    return path.read_text().replace('\0', ' ')
+  except OSError:
+    return ''
+
+
 def test_four_processes_one_killed_all_start_again(tmp_path):
   plain = begin(tmp_path / 'plain')
   assert plain.communicate(timeout=500) and plain.returncode == 0
@@ -47,10 +56,7 @@ def test_four_processes_one_killed_all_start_again(tmp_path):
   run = begin(tmp_path / 'run')
   processes.wait_for_step(tmp_path / 'run', 3)
   victims = [
-    pid
-    for pid in descendants(run.pid)
-    if '--process_id 2'
-    in Path(f'/proc/{pid}/cmdline').read_text().replace('\0', ' ')
+    pid for pid in descendants(run.pid) if '--process_id 2' in words_of(pid)
   ]
   assert victims
   os.kill(victims[-1], signal.SIGKILL)  # the child, which does the work

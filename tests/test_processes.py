@@ -272,7 +272,7 @@ def test_evaluation_of_one_checkpoint_has_the_same_flags(undisturbed, tmp_path):
 def test_another_topology_goes_on(tmp_path):
   """Saved on 4 devices, gone on with 1, 2 and 8; BatchNorm synchronised."""
   base = tmp_path / 'run'
-  sync = '--config.student.bn_axis_name=batch'
+  sync = '--config.sync_bn=True'
   argv = arguments(base, sync)
   processes = launch((1, 4), argv)
   wait_for_step(base, 4)
