@@ -8,6 +8,7 @@ step and checked when it is read.
 """
 
 from concurrent.futures import ThreadPoolExecutor
+import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -137,6 +138,12 @@ def wait(folder: ocp.CheckpointManager) -> None:
     folder.wait_until_finished()
   except (OSError, ValueError) as error:
     raise RunError(_save_failed(folder, error)) from error
+
+
+def close(folder: ocp.CheckpointManager) -> None:
+  """Closes a folder. What could not be written was told by `wait`."""
+  with contextlib.suppress(OSError, ValueError):
+    folder.close()
 
 
 def _save_failed(folder: ocp.CheckpointManager, error: Exception) -> str:

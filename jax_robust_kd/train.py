@@ -64,8 +64,8 @@ def train(c: Config, workdir: Path, label: str, dataset: data.Dataset) -> None:
   try:
     loop.run_steps(run, state)
   finally:
-    last.close()
-    best.close()
+    checkpoint.close(last)
+    checkpoint.close(best)
 
 
 def _make_batches(c: Config, dataset: data.Dataset) -> Callable:
