@@ -172,14 +172,14 @@ def _main(argv: list[str]) -> int:
   return 3 if level == 'red' else 0
 
 
-def _report(kind, error, trace) -> None:
-  """Prints a traceback, unless it only says that a failed save was given up.
+def _report(unraisable) -> None:
+  """Prints an error nobody could raise, unless a failed save was given up.
 
   The library that writes checkpoints says so once for each array, after the
   error itself.
   """
-  if 'Event loop is closed' not in str(error):
-    sys.__excepthook__(kind, error, trace)
+  if 'Event loop is closed' not in str(unraisable.exc_value):
+    sys.__unraisablehook__(unraisable)
 
 
 def run_command(main: Callable[[list[str]], int]) -> None:
@@ -187,7 +187,7 @@ def run_command(main: Callable[[list[str]], int]) -> None:
 
   After an error the runtime would wait for the others, who wait for this one.
   """
-  sys.excepthook = _report
+  sys.unraisablehook = _report
   if 'JAX_ROBUST_KD_PIPES' not in os.environ:  # set by `cluster.supervise`
     sys.exit(main(sys.argv))
   from jax_robust_kd import cluster
