@@ -58,8 +58,10 @@ def test_batch_shapes_types_and_content(split):
     'image': ((3, 4, 2, 3, 1), np.uint8),
     'label': ((3, 4), np.int32),
     'index': ((3, 4), np.int32),
+    'row': ((3, 4), np.int32),
   }
   np.testing.assert_array_equal(batch['index'].ravel(), np.arange(BATCH))
+  np.testing.assert_array_equal(batch['row'].ravel(), _rows(batch))
   np.testing.assert_array_equal(_rows(batch) % 7, batch['label'].ravel())
   np.testing.assert_array_equal(_rows(batch), data.epoch_order(3, 0, N)[:BATCH])
 

@@ -122,7 +122,7 @@ def test_an_epoch_holds_every_image_once_on_any_processes(folder, processes):
   joined = [
     {
       key: np.concatenate([shard[step][key] for shard in shards], axis=1)
-      for key in ('image', 'label', 'index')
+      for key in ('image', 'label', 'index', 'row')
     }
     for step in range(4)
   ]
