@@ -28,20 +28,11 @@ def free_port() -> int:
     return s.getsockname()[1]
 
 
-def speed(shape: tuple[int, int], steps: int, workdir: Path) -> float:
-  """Returns images/s of a run, from its second line of speed.jsonl on."""
-  number, devices = shape
-  argv = [
-    sys.executable, '-m', 'jax_robust_kd.main',
-    f'--config={ROOT}/configs/pgd_at.py:digits', f'--workdir={workdir}',
-    '--config.student.width=32', '--config.data.batch_size=128',
-    '--config.log_every=5', f'--config.optimizer.epochs={max(1, steps // 7)}',
-    '--config.eval.every_epochs=1000', '--config.save.every_steps=100000',
-    '--config.eval.num_examples=8', "--config.eval.suite=('fgsm',)",
-    '--config.eval.batch_size=8',
-  ]  # fmt: skip
+def run_all(argv: list[str], number: int, devices: int) -> None:
+  """Runs a command in as many processes, with virtual CPU devices each."""
+  command = [sys.executable, '-m', 'jax_robust_kd.main', *argv]
   if number > 1:
-    argv += [
+    command += [
       '--distributed',
       f'--coordinator=localhost:{free_port()}',
       f'--num_processes={number}',
@@ -53,16 +44,28 @@ def speed(shape: tuple[int, int], steps: int, workdir: Path) -> float:
   }
   processes = [
     subprocess.Popen(
-      argv + ([f'--process_id={i}'] if number > 1 else []),
+      command + ([f'--process_id={i}'] if number > 1 else []),
       env=environment,
       cwd=ROOT,
       stdout=subprocess.DEVNULL,
     )
     for i in range(number)
   ]
-  for process in processes:
-    if process.wait():
-      raise SystemExit(f'a run of {shape} failed')
+  if any([process.wait() for process in processes]):
+    raise SystemExit(f'the run of {number} x {devices} failed')
+
+
+def speed(shape: tuple[int, int], steps: int, workdir: Path) -> float:
+  """Returns images/s of a run, from its second line of speed.jsonl on."""
+  argv = [
+    f'--config={ROOT}/configs/pgd_at.py:digits', f'--workdir={workdir}',
+    '--config.student.width=32', '--config.data.batch_size=128',
+    '--config.log_every=5', f'--config.optimizer.epochs={max(1, steps // 7)}',
+    '--config.eval.every_epochs=1000', '--config.save.every_steps=100000',
+    '--config.eval.num_examples=8', "--config.eval.suite=('fgsm',)",
+    '--config.eval.batch_size=8',
+  ]  # fmt: skip
+  run_all(argv, *shape)
   lines = (workdir / 'speed.jsonl').read_text().splitlines()
   rates = [json.loads(line)['images_per_second'] for line in lines]
   rates = sorted(rates[3:-1])  # the first compiles, the last validates
