@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import tarfile
+import tempfile
 import time
 
 from launch_tools import (
@@ -146,7 +147,7 @@ def commands(printed: list[str]) -> list[list[str]]:
 
 def plain(found: list[list[str]]) -> list[list[str]]:
   """Takes the names of temporary files out."""
-  name = re.compile(r'/tmp/tmp\.\w+')
+  name = re.compile(re.escape(tempfile.gettempdir()) + r'/tmp\.\w+')
   return [[name.sub('TEMPORARY', word) for word in line] for line in found]
 
 
