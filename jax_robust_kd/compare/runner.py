@@ -43,6 +43,7 @@ class Running(NamedTuple):
   process: subprocess.Popen
   started: float  # of the monotonic clock
   log_start: int  # bytes of the log that are older
+  share: int  # of the processor's cores
 
 
 def main_command(flags: list[str]) -> list[str]:
@@ -114,7 +115,8 @@ def run_all(
       ready = [t for t in waiting if all(map(is_done, t.needs))]
       for task in ready[: at_once - len(running)]:
         waiting.remove(task)
-        running.append(_start(task, environment))
+        share = min(set(range(at_once)) - {one.share for one in running})
+        running.append(_start(task, environment, share, at_once))
         console.say(_headline(tasks, task, failed, at_once))
       if time.monotonic() - said > LINE_SECONDS:
         said = time.monotonic()
@@ -128,7 +130,9 @@ def run_all(
   return failed
 
 
-def _start(task: Task, environment: Mapping[str, str]) -> Running:
+def _start(
+  task: Task, environment: Mapping[str, str], share: int, at_once: int
+) -> Running:
   log = task.folder / 'log.txt'
   try:
     task.folder.mkdir(parents=True, exist_ok=True)
@@ -144,10 +148,24 @@ def _start(task: Task, environment: Mapping[str, str]) -> Running:
       )
   except OSError as error:
     raise RunError(f'{log} cannot be written: {error.strerror}') from error
+  if at_once > 1:
+    _keep_to_share(process.pid, share, at_once)
   append(
     task.folder / 'attempts.jsonl', {'event': 'start', 'time': time.time()}
   )
-  return Running(task, process, time.monotonic(), start)
+  return Running(task, process, time.monotonic(), start, share)
+
+
+def _keep_to_share(pid: int, share: int, at_once: int) -> None:
+  """Keeps a new process to its part of the cores, where the system can.
+
+  Two runs of a small network, each on a core of its own, were 1.6 times as
+  fast as one after the other on both.
+  """
+  if hasattr(os, 'sched_setaffinity'):
+    cores = sorted(os.sched_getaffinity(0))
+    own = cores[share::at_once] or [cores[share % len(cores)]]
+    os.sched_setaffinity(pid, own)
 
 
 def _end(one: Running, failed: dict[Path, str]) -> None:
