@@ -4,6 +4,7 @@ python -m jax_robust_kd.main --config configs/adaiad.py:cifar10 \
   --workdir runs/adaiad
 """
 
+from jax_robust_kd import recipes
 from jax_robust_kd.config import base_config
 
 
@@ -16,10 +17,5 @@ def get_config(dataset='cifar10'):
   c.teacher.config = f'configs/teacher.py:{dataset}'
   if dataset == 'digits':
     return c
-  c.data.batch_size = 128
-  c.attack.update(epsilon='8/255', step_size='2/255', num_steps=10)
-  c.attack.update(init='gaussian', bn='eval')
-  c.optimizer.update(epochs=200, schedule='step', milestones=(0.5, 0.75))
-  c.optimizer.update(learning_rate=0.1, momentum=0.9, nesterov=False)
-  c.optimizer.update(weight_decay=5e-4, decay_on='all')
+  recipes.adaptive_distillation(c)
   return c

@@ -8,6 +8,7 @@ MobileNetV2 student takes optimizer.learning_rate=0.01. Robust features:
 --config.method.on=adv
 """
 
+from jax_robust_kd import recipes
 from jax_robust_kd.config import base_config
 
 
@@ -18,11 +19,5 @@ def get_config(dataset='cifar10'):
   c.teacher.config = f'configs/teacher.py:{dataset}'
   if dataset == 'digits':
     return c
-  c.data.batch_size = 64
-  c.optimizer.update(epochs=240, schedule='step', decay=0.1)
-  c.optimizer.update(milestones=(150 / 240, 180 / 240, 210 / 240))
-  c.optimizer.update(learning_rate=0.05, momentum=0.9, nesterov=False)
-  c.optimizer.update(weight_decay=5e-4, decay_on='all')
-  c.attack.update(init='uniform')  # where on='adv'
-  c.eval.checkpoint = 'last'  # as reported
+  recipes.feature_distillation(c)
   return c

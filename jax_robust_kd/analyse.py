@@ -29,7 +29,6 @@ from jax_robust_kd import (
 )
 from jax_robust_kd.config import Config
 from jax_robust_kd.core import ROBUST, RunError, UserError
-from jax_robust_kd.main import guard
 from jax_robust_kd.memory import keep_freed_memory
 from jax_robust_kd.metrics import write_json
 from jax_robust_kd.threat import threat_model
@@ -274,7 +273,7 @@ def parse(argv: list[str]) -> flags.FlagValues:
 
 def main(argv: list[str]) -> int:
   """Runs the command; returns its exit code, as that of `main.main`."""
-  return guard(lambda: _main(argv))
+  return console.guard(lambda: _main(argv))
 
 
 def _main(argv: list[str]) -> int:

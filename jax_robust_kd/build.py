@@ -211,25 +211,7 @@ def make_recipe(
   c: Config, networks: Networks, dataset: data.Dataset, steps_per_epoch: int
 ) -> tuple[Recipe, Callable]:
   """Builds what the training step is made of, and the schedule."""
-  total_steps = c.optimizer.epochs * steps_per_epoch
-  o = c.optimizer
-  schedule = optim.make_schedule(
-    o.schedule,
-    learning_rate=o.learning_rate,
-    total_steps=total_steps,
-    warmup_steps=round(o.warmup_epochs * steps_per_epoch),
-    milestones=tuple(o.milestones),
-    decay=o.decay,
-  )
-  tx = optim.make_optimizer(
-    o.name,
-    schedule,
-    momentum=o.momentum,
-    nesterov=o.nesterov,
-    weight_decay=o.weight_decay,
-    decay_on=o.decay_on,
-    clip_norm=o.clip_norm,
-  )
+  tx, schedule = optim.from_settings(c.optimizer, steps_per_epoch)
   maximize = partial(
     ascent,
     norm=c.attack.norm,
@@ -248,12 +230,12 @@ def make_recipe(
     teachers={k: t.forward for k, t in networks.teachers.items()},
     tx=tx,
     attack_mode=c.attack.bn,
-    total_steps=total_steps,
+    total_steps=c.optimizer.epochs * steps_per_epoch,
     average=make_average(c, steps_per_epoch),
     gradient=make_gradient(c, steps_per_epoch),
     teacher_labels=_teacher_labels(c),
     peer=networks.peer.forward if networks.peer else None,
-    accumulate=o.accumulate,
+    accumulate=c.optimizer.accumulate,
   )
   return recipe, schedule
 

@@ -15,6 +15,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from jax_robust_kd.core import RunError, UserError
+
 LINE_SECONDS = 10.0  # between lines when the output is not a terminal
 _muted = []  # holds something in processes that say nothing
 
@@ -108,3 +110,18 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
   # A file has no width: rich would assume 80 columns and cut words.
   width = None if sys.stdout.isatty() else 120
   Console(width=width, highlight=False).print(shown)
+
+
+def guard(body: Callable[[], int]) -> int:
+  """Turns what a command raises into a sentence and an exit code."""
+  try:
+    return body()
+  except UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 2
+  except RunError as error:
+    print(f'stopped: {error}', file=sys.stderr)
+    return error.exit_code
+  except KeyboardInterrupt:
+    print('stopped: interrupted; the same command goes on', file=sys.stderr)
+    return 130

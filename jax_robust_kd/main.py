@@ -16,7 +16,8 @@ import traceback
 from absl import flags
 from ml_collections import config_flags
 
-from jax_robust_kd.core import Preempted, RunError, UserError
+from jax_robust_kd import console
+from jax_robust_kd.core import Preempted, UserError
 from jax_robust_kd.memory import keep_freed_memory
 
 USAGE = """usage: python -m jax_robust_kd.main --config FILE --workdir FOLDER
@@ -115,7 +116,7 @@ def join_others(
     if values.coordinator or values.num_processes or values.process_id >= 0:
       raise UserError('--coordinator and its like need --distributed')
     return None
-  from jax_robust_kd import cluster, console
+  from jax_robust_kd import cluster
 
   start = cluster.Start(
     values.coordinator,
@@ -134,27 +135,9 @@ def join_others(
   return None
 
 
-def guard(body: Callable[[], int]) -> int:
-  """Turns what a command raises into a sentence and an exit code."""
-  try:
-    return body()
-  except UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 2
-  except RunError as error:
-    print(f'stopped: {error}', file=sys.stderr)
-    return error.exit_code
-  except KeyboardInterrupt:
-    print(
-      'stopped: interrupted; the same command goes on from the last checkpoint',
-      file=sys.stderr,
-    )
-    return 130
-
-
 def main(argv: list[str]) -> int:
   """Runs the program; returns its exit code."""
-  return guard(lambda: _main(argv))
+  return console.guard(lambda: _main(argv))
 
 
 def _main(argv: list[str]) -> int:
@@ -188,10 +171,10 @@ def run_command(main: Callable[[list[str]], int]) -> None:
   After an error the runtime would wait for the others, who wait for this one.
   """
   sys.unraisablehook = _report
-  if 'JAX_ROBUST_KD_PIPES' not in os.environ:  # set by `cluster.supervise`
-    sys.exit(main(sys.argv))
   from jax_robust_kd import cluster
 
+  if not cluster.is_child():
+    sys.exit(main(sys.argv))
   try:
     code = main(sys.argv)
   except Exception as error:

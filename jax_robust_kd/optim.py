@@ -1,6 +1,7 @@
 """Learning-rate schedules and optimizers, on Optax."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import optax
@@ -100,3 +101,28 @@ def make_optimizer(
   if not clip_norm:
     return update
   return optax.chain(optax.clip_by_global_norm(clip_norm), update)
+
+
+def from_settings(
+  settings: Any, steps_per_epoch: int
+) -> tuple[optax.GradientTransformation, Callable]:
+  """Builds the optimizer of a config's group `optimizer`, and its schedule."""
+  s = settings
+  schedule = make_schedule(
+    s.schedule,
+    learning_rate=s.learning_rate,
+    total_steps=s.epochs * steps_per_epoch,
+    warmup_steps=round(s.warmup_epochs * steps_per_epoch),
+    milestones=tuple(s.milestones),
+    decay=s.decay,
+  )
+  tx = make_optimizer(
+    s.name,
+    schedule,
+    momentum=s.momentum,
+    nesterov=s.nesterov,
+    weight_decay=s.weight_decay,
+    decay_on=s.decay_on,
+    clip_norm=s.clip_norm,
+  )
+  return tx, schedule

@@ -12,7 +12,6 @@ any other: `analyse` and further transfers read it.
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -216,6 +215,8 @@ def train_layer(
   )
   log = workdir / 'metrics.jsonl'
   metrics.truncate(log, 0)
+  per_epoch = data.num_batches(len(train.label), c.data.batch_size)
+  tx, _ = optim.from_settings(c.optimizer, per_epoch)
   with console.progress('linear layer', 0, c.optimizer.epochs) as update:
 
     def show(line: dict) -> None:
@@ -227,7 +228,7 @@ def train_layer(
       train,
       val,
       dataset.num_classes,
-      make_optimizer(c, len(train.label)),
+      tx,
       batch_size=c.data.batch_size,
       epochs=c.optimizer.epochs,
       seed=c.seed,
@@ -250,32 +251,9 @@ def _labelled(
   return linear.Labelled(pooled, np.asarray(split.label[rows]))
 
 
-def make_optimizer(c: Config, num_images: int) -> Any:
-  """Builds the optimizer of the layer."""
-  o = c.optimizer
-  steps = data.num_batches(num_images, c.data.batch_size)
-  schedule = optim.make_schedule(
-    o.schedule,
-    learning_rate=o.learning_rate,
-    total_steps=o.epochs * steps,
-    warmup_steps=round(o.warmup_epochs * steps),
-    milestones=tuple(o.milestones),
-    decay=o.decay,
-  )
-  return optim.make_optimizer(
-    o.name,
-    schedule,
-    momentum=o.momentum,
-    nesterov=o.nesterov,
-    weight_decay=o.weight_decay,
-    decay_on=o.decay_on,
-    clip_norm=o.clip_norm,
-  )
-
-
 def main(argv: list[str]) -> int:
   """Runs the command; returns its exit code, as that of `main.main`."""
-  return main_lib.guard(lambda: _main(argv))
+  return console.guard(lambda: _main(argv))
 
 
 def _main(argv: list[str]) -> int:

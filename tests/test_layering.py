@@ -18,7 +18,7 @@ LEVELS = {
     'parallel': 3, 'optim': 3, 'checkpoint': 3, 'metrics': 3, 'cost': 3,
     'threat': 2, 'config': 3, 'console': 2, 'checks': 3,
     'lock': 3,
-    'linear': 3, 'train_step': 4, 'networks': 4,
+    'linear': 3, 'recipes': 4, 'train_step': 4, 'networks': 4,
     'build': 5, 'evaluate': 5,
     'preview': 6,
     'loop': 6,

@@ -46,7 +46,7 @@ def start(command: list, devices: int, **options) -> subprocess.Popen:
   )
 
 
-def finish(processes: list, seconds: float = 120) -> list[tuple]:
+def finish(processes: list, seconds: float = 300) -> list[tuple]:
   """Waits for all; returns (exit code, output, errors) of each."""
   end = time.monotonic() + seconds
   try:
@@ -126,7 +126,7 @@ def launch(shape, argv: list) -> list[subprocess.Popen]:
   return [
     start(
       ['-m', 'jax_robust_kd.main', *argv, *together,
-       f'--num_processes={number}', f'--process_id={i}', '--start_timeout=60'],
+       f'--num_processes={number}', f'--process_id={i}', '--start_timeout=120'],
       devices,
     )
     for i in range(number)

@@ -17,7 +17,7 @@ from jax_robust_kd.compare import files, plan, runner, workload
 from jax_robust_kd.compare.entries import Entry
 from jax_robust_kd.compare.plan import Planned
 from jax_robust_kd.compare.tables import BUDGETS
-from jax_robust_kd.core import RunError, UserError
+from jax_robust_kd.core import UserError
 
 USAGE = """usage: python -m jax_robust_kd.compare --configs A,B --workdir FOLDER
 
@@ -159,22 +159,16 @@ def _environment(options: Options) -> dict[str, str]:
 
 def main(argv: list[str]) -> int:
   """Runs the program; returns its exit code, 1 where a run failed."""
-  try:
-    if {'-h', '--help'} & set(argv):
-      print(USAGE)
-      return 0
-    options = parse(argv[1:])
-    workload.leave_devices_alone()
-    return 0 if compare(options) else 1
-  except UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 2
-  except RunError as error:
-    print(f'stopped: {error}', file=sys.stderr)
-    return error.exit_code
-  except KeyboardInterrupt:
-    print('stopped: interrupted; the same command goes on', file=sys.stderr)
-    return 130
+  return console.guard(lambda: _main(argv))
+
+
+def _main(argv: list[str]) -> int:
+  if {'-h', '--help'} & set(argv):
+    print(USAGE)
+    return 0
+  options = parse(argv[1:])
+  workload.leave_devices_alone()
+  return 0 if compare(options) else 1
 
 
 if __name__ == '__main__':
