@@ -123,7 +123,6 @@ def _step(
       # it, whenever the run is killed.
       metrics.append(log, line)
       if saved:
-        _wait(run, run.best)
         _save(run, run.last, done, state, {'best': best})
       log_to_board(line)
       show(done, _text(line, best, clock(done)))
@@ -138,7 +137,6 @@ def _leave(
   if not saved:
     values = _finite(run, done, pending)
     _check_finite(run, done, state)
-    checkpoint.wait(run.best)
     _save(run, run.last, done, state, {'best': best, 'pending': values})
   checkpoint.wait(run.best)
   checkpoint.wait(run.last)
@@ -199,6 +197,10 @@ def _keep_best(
 
 
 def _save(run: Training, folder, done: int, state, record: dict) -> None:
+  # One at a time: `last` never tells of a `best` that is not on disk, and two
+  # saves of several processes would meet at one and the same barrier of Orbax.
+  for other in (run.best, run.last):
+    _wait(run, other)
   host = jax.tree.map(np.copy, parallel.to_host(state))
   with _failing(run):
     checkpoint.save(folder, done, host, {**run.record, **record})
