@@ -29,7 +29,13 @@ def measure(name: str, fields: dict, folder: Path) -> list[float]:
   variables = models.init(module, jax.random.key(0), image)
   tx = optax.sgd(0.1, 0.9)
   state = create_state(seed=0, variables=variables, tx=tx)
-  on_devices = parallel.replicate(state)
+  # Zeros, as before the first step, would be packed to nothing.
+  rng = np.random.default_rng(0)
+  moving = jax.tree.map(
+    lambda x: rng.normal(size=x.shape).astype(x.dtype) if x.ndim else x,
+    state.opt_state,
+  )
+  on_devices = parallel.replicate(state.replace(opt_state=moving))
   manager = checkpoint.open_folder(folder, 'last', 1)
   blocked, whole, restored = [], [], []
   for step in range(1, REPEATS + 1):

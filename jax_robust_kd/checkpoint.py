@@ -119,6 +119,8 @@ def save(
     record=ocp.args.JsonSave(record),
   )
   try:
+    # Orbax makes it only once, and waits for ever where it cannot be made.
+    Path(folder.directory).mkdir(parents=True, exist_ok=True)
     # Left by a run that went on from an older step: damaged, or of the seconds
     # before it was killed. Orbax would silently not write before the newest.
     for newer in [s for s in folder.all_steps() if s >= step]:
@@ -148,10 +150,15 @@ def close(folder: ocp.CheckpointManager) -> None:
 
 def _save_failed(folder: ocp.CheckpointManager, error: Exception) -> str:
   """The step is left out: Orbax may raise when the next one is saved."""
-  last = folder.latest_step()
-  kept = f'step {last} is whole' if last is not None else 'none is whole'
+  whole = [s for s in folder.all_steps() if _is_there(folder, s)]
+  kept = f'step {max(whole)} is whole' if whole else 'none is whole'
   reason = str(error).strip().splitlines()[-1]
   return f'could not save a checkpoint in {folder.directory} ({kept}): {reason}'
+
+
+def _is_there(folder: ocp.CheckpointManager, step: int) -> bool:
+  """Asks the disk: Orbax remembers steps that somebody has removed."""
+  return (Path(folder.directory) / str(step)).is_dir()
 
 
 def restore(

@@ -1,7 +1,6 @@
 """The training loop: steps, log, validation, checkpoints, resume."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 import math
 from pathlib import Path
 import time
@@ -191,35 +190,44 @@ def _keep_best(
   order = ('val_robust', 'val_clean')
   if [line[k] for k in order] <= [best[k] for k in order]:
     return best
-  best = {'step': done, **{k: line[k] for k in order}}
-  _save(run, run.best, done, state, {'best': best})
-  return best
+  better = {'step': done, **{k: line[k] for k in order}}
+  saved = _save(run, run.best, done, state, {'best': better})
+  if run.survives_failed_save:
+    saved = saved and _wait(run, run.best)
+  return better if saved else best
 
 
-def _save(run: Training, folder, done: int, state, record: dict) -> None:
+def _save(run: Training, folder, done: int, state, record: dict) -> bool:
+  """Starts to save; returns whether nothing has failed yet."""
   # One at a time: `last` never tells of a `best` that is not on disk, and two
   # saves of several processes would meet at one and the same barrier of Orbax.
   for other in (run.best, run.last):
     _wait(run, other)
   host = jax.tree.map(np.copy, parallel.to_host(state))
-  with _failing(run):
-    checkpoint.save(folder, done, host, {**run.record, **record})
+  return _try(
+    run,
+    lambda: checkpoint.save(folder, done, host, {**run.record, **record}),
+  )
 
 
-def _wait(run: Training, folder) -> None:
-  with _failing(run):
-    checkpoint.wait(folder)
+def _wait(run: Training, folder) -> bool:
+  return _try(run, lambda: checkpoint.wait(folder))
 
 
-@contextmanager
-def _failing(run: Training) -> Iterator[None]:
-  """What becomes of a checkpoint that cannot be written."""
+def _try(run: Training, action: Callable[[], None]) -> bool:
+  """Returns whether it went well; what it raises is said where that is asked.
+
+  Raises:
+    RunError: a checkpoint cannot be written, and `save.on_failure` is 'stop'.
+  """
   try:
-    yield
+    action()
   except RunError as error:
     if not run.survives_failed_save:
       raise
     console.say(f'{run.label}: {error}; going on without it')
+    return False
+  return True
 
 
 def _start_clock(run: Training, start: int) -> Callable[[int], float]:

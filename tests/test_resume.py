@@ -60,7 +60,8 @@ def appears(pattern, end):  # in the middle of writing what will be named `end`
 plan, *argv = sys.argv[1:]
 workdir = Path(argv[-1].removeprefix('--workdir='))
 exec(plan)
-sys.exit(main.main(['main', *argv]))
+sys.argv = ['main', *argv]
+main.run_command(main.main)
 """
 
 # 96 images in batches of 32: 3 steps an epoch, 9 steps.
