@@ -118,14 +118,16 @@ def test_batchnorm_of_each_device_is_another_network(one_step):
   assert abs(own['loss'] / sync['loss'] - 1) > 1e-4
 
 
-def launch(shape, argv: list) -> list[subprocess.Popen]:
-  """Starts the program in as many processes."""
+def launch(
+  shape, argv: list, program: str = 'jax_robust_kd.main'
+) -> list[subprocess.Popen]:
+  """Starts a program in as many processes."""
   number, devices = shape
   port = free_port()
   together = ['--distributed', f'--coordinator=localhost:{port}']
   return [
     start(
-      ['-m', 'jax_robust_kd.main', *argv, *together,
+      ['-m', program, *argv, *together,
        f'--num_processes={number}', f'--process_id={i}', '--start_timeout=120'],
       devices,
     )
@@ -266,6 +268,24 @@ def test_evaluation_of_one_checkpoint_has_the_same_flags(undisturbed, tmp_path):
     assert all(code == 0 for code, *_ in ends), ends
     found[shape] = flags_of(workdir)
   assert all(flags == found[1, 1] for flags in found.values())
+
+
+@pytest.mark.slow
+def test_transfer_over_processes_gives_the_same_flags(undisturbed, tmp_path):
+  """Features are extracted by all, each its share of the images."""
+  found = []
+  for shape in ((1, 1), (2, 1)):
+    workdir = tmp_path / f'{shape[0]}x{shape[1]}'
+    argv = [
+      f'--features={undisturbed}',
+      f'--config={HERE.parent}/configs/transfer.py:digits',
+      '--config.optimizer.epochs=5', '--config.eval.num_examples=60',
+      "--config.eval.suite=('pgd-3',)", f'--workdir={workdir}',
+    ]  # fmt: skip
+    ends = finish(launch(shape, argv, 'jax_robust_kd.transfer'))
+    assert all(code == 0 for code, *_ in ends), ends
+    found.append(flags_of(workdir))
+  assert found[0] == found[1] and len(found[0]) == 61
 
 
 @pytest.mark.slow
