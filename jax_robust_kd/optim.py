@@ -104,25 +104,24 @@ def make_optimizer(
 
 
 def from_settings(
-  settings: Any, steps_per_epoch: int
+  o: Any, steps_per_epoch: int
 ) -> tuple[optax.GradientTransformation, Callable]:
-  """Builds the optimizer of a config's group `optimizer`, and its schedule."""
-  s = settings
+  """Builds what a config's group `optimizer` asks for, and the schedule."""
   schedule = make_schedule(
-    s.schedule,
-    learning_rate=s.learning_rate,
-    total_steps=s.epochs * steps_per_epoch,
-    warmup_steps=round(s.warmup_epochs * steps_per_epoch),
-    milestones=tuple(s.milestones),
-    decay=s.decay,
+    o.schedule,
+    learning_rate=o.learning_rate,
+    total_steps=o.epochs * steps_per_epoch,
+    warmup_steps=round(o.warmup_epochs * steps_per_epoch),
+    milestones=tuple(o.milestones),
+    decay=o.decay,
   )
   tx = make_optimizer(
-    s.name,
+    o.name,
     schedule,
-    momentum=s.momentum,
-    nesterov=s.nesterov,
-    weight_decay=s.weight_decay,
-    decay_on=s.decay_on,
-    clip_norm=s.clip_norm,
+    momentum=o.momentum,
+    nesterov=o.nesterov,
+    weight_decay=o.weight_decay,
+    decay_on=o.decay_on,
+    clip_norm=o.clip_norm,
   )
   return tx, schedule
