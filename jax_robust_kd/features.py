@@ -120,7 +120,8 @@ def extract(
   forward = networks.in_precision(network, 'float32')
   weights = parallel.replicate(network.variables, jax.local_devices())
   apply = Partial(_features_of(forward), weights)
-  runner = evaluate.make_runner(batch_size, count)
+  shape = images(np.arange(1)).shape[1:]
+  runner = evaluate.make_runner(batch_size, count, shape)
   runner = runner._replace(buckets=(max(runner.buckets),))
   program = make_program('features', partial(_call), runner)
   parts = [

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_robust_kd.models import conv
+from jax_robust_kd.models import conv, narrow_conv
 
 NHWC = ('NHWC', 'HWIO', 'NHWC')
 CASES = {
@@ -23,6 +23,12 @@ CASES = {
   '4x4 same': (8, 4, 1, 'SAME', 3, 4, 1),
   '7x7 stride 2': (9, 7, 2, ((3, 3), (3, 3)), 3, 4, 1),
   'pad wider than kernel': (5, 1, 1, ((2, 0), (0, 3)), 2, 3, 1),
+  # Several pixels at once, where the width (size + 1) is no multiple of them.
+  '3x3 narrow': (9, 3, 1, ((1, 1), (1, 1)), 16, 16, 1),
+  '3x3 of 1 channel': (8, 3, 1, 'SAME', 1, 16, 1),
+  '5x5 to 3 channels': (9, 5, 1, ((2, 2), (0, 1)), 8, 3, 1),
+  '3x3 narrow cropped': (9, 3, 1, ((-1, 1), (1, -2)), 8, 8, 1),
+  '3x3 narrow stride 2': (9, 3, 2, ((1, 1), (1, 1)), 8, 8, 1),
   'grouped': (6, 3, 2, ((1, 1), (1, 1)), 4, 6, 2),  # the plain one
   'depthwise': (6, 3, 1, ((1, 1), (1, 1)), 4, 4, 4),
   'depthwise stride 2': (7, 3, 2, ((1, 1), (1, 1)), 4, 4, 4),
@@ -30,7 +36,28 @@ CASES = {
   'depthwise times 2': (6, 3, 1, 'SAME', 3, 6, 3),
 }
 # Each way of computing the weight gradient once.
-TWICE = ('3x3 large', '3x3 stride 2 odd', '1x1 stride 2', 'depthwise stride 2')
+TWICE = (
+  '3x3 narrow',
+  '3x3 large',
+  '3x3 stride 2 odd',
+  '1x1 stride 2',
+  'depthwise stride 2',
+)
+
+
+def test_pixels_are_made_together_where_channels_are_few():
+  together = narrow_conv.pixels_together
+  assert (together(16, 16, 32), together(16, 3, 32), together(8, 8, 9)) == (
+    2,
+    4,
+    4,
+  )
+  assert (together(3, 16, 32), together(3, 32, 32), together(3, 64, 32)) == (
+    4,
+    2,
+    1,
+  )
+  assert together(17, 16, 32) == together(16, 32, 32) == together(1, 1, 1) == 1
 
 
 def arrays(size, kernel, channels, features, groups):

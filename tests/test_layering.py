@@ -49,7 +49,7 @@ SHARED = {  # fmt: skip
     'square_windows',
     'square',
   },
-  'models': {'conv', 'layers'},
+  'models': {'conv', 'narrow_conv', 'layers'},
   'compare': {'entries', 'files', 'plan', 'runner', 'scatter', 'tables'}
   | {'workload'},
   'data': {

@@ -60,6 +60,7 @@ def autoattack(
   batch_size = min(batch_size, len(label))
   noisy = jobs[0].budget.num_eot > 1
   num_classes = check_logits(apply, image[:batch_size], label, noisy)
+  buckets = make_buckets(batch_size, 1, image.shape[1:])[: len(label)]
   return run_jobs(
     jobs,
     apply,
@@ -68,7 +69,7 @@ def autoattack(
     label,
     num_classes=num_classes,
     seed=seed,
-    runner=Runner(make_buckets(batch_size, 1)[: len(label)], say=show),
+    runner=Runner(buckets, say=show),
     show=show,
   )
 

@@ -25,8 +25,8 @@ from jax import lax
 import jax.numpy as jnp
 
 from jax_robust_kd.core import Array
+from jax_robust_kd.models import narrow_conv
 
-_NHWC = ('NHWC', 'HWIO', 'NHWC')
 # Bytes of a block of unfolded patches: the best of 2 to 40 MB measured.
 _BLOCK_BYTES = 8 * 2**20
 # Results of few pixels are sums of products, one per tap: XLA:CPU turns the
@@ -112,7 +112,7 @@ def conv_general(
     and groups in (1, lhs.shape[3])
     and all(d == 1 for d in rhs_dilation or ())
     and lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
-    == lax.conv_dimension_numbers(lhs.shape, rhs.shape, _NHWC)
+    == lax.conv_dimension_numbers(lhs.shape, rhs.shape, narrow_conv.NHWC)
   )
   if not by_hand:
     rest = (lhs_dilation, rhs_dilation, dimension_numbers, groups)
@@ -148,15 +148,10 @@ def _conv_value(spec: _Spec, x: Array, w: Array) -> Array:
   pixels, taps = (math.prod(map(f, axes)) for f in (_out, lambda a: a.kernel))
   if pixels <= _FEW_PIXELS and taps <= _FEW_TAPS:
     return _tap_dots(spec, x, w)
-  return lax.conv_general_dilated(
-    x,
-    w,
-    [a.stride for a in axes],
-    [(a.low, a.high) for a in axes],
-    lhs_dilation=[a.dilation for a in axes],
-    dimension_numbers=_NHWC,
-    precision=spec.precision,
+  strides, padding, dilation = zip(
+    *((a.stride, (a.low, a.high), a.dilation) for a in axes), strict=True
   )
+  return narrow_conv.convolve(x, w, strides, padding, dilation, spec.precision)
 
 
 def _weight_grad_value(spec: _Spec, x: Array, g: Array) -> Array:
