@@ -22,7 +22,7 @@ def feature_distillation(c: Config) -> None:
 
 
 def adaptive_distillation(c: Config) -> None:
-  """As AdaAD and the methods that are built on it are trained on CIFAR."""
+  """As AdaIAD, IGDM, SAAD and DGAD, which start from AdaAD, on CIFAR."""
   c.data.batch_size = 128
   c.attack.update(epsilon='8/255', step_size='2/255', num_steps=10)
   c.attack.update(init='gaussian', bn='eval')

@@ -265,3 +265,28 @@ def test_without_matplotlib_there_is_a_table_still(
   assert lines[4].startswith('| teacher (teacher) |  |')
   assert lines[5].startswith('| kd | 1 |')
   assert not (tmp_path / 'comparison.png').exists()
+
+
+@pytest.mark.skipif(
+  not hasattr(os, 'sched_setaffinity'), reason='the system cannot'
+)
+def test_runs_at_once_share_the_cores(tmp_path):
+  """Each writes which cores it may use."""
+  code = (
+    'import os, pathlib, sys, time; time.sleep(0.3); '
+    'p = pathlib.Path(sys.argv[1]); '
+    'p.write_text(" ".join(map(str, sorted(os.sched_getaffinity(0)))))'
+  )
+  tasks = []
+  for name in 'ab':
+    folder = tmp_path / name
+    command = [sys.executable, '-c', code, str(folder / 'results.json')]
+    tasks.append(runner.Task(name, folder, command))
+  failed = runner.run_all(
+    tasks, at_once=2, environment=os.environ, after=lambda failed: None
+  )
+  assert not failed
+  found = [set((t.folder / 'results.json').read_text().split()) for t in tasks]
+  every = set(map(str, os.sched_getaffinity(0)))
+  assert found[0] | found[1] == every
+  assert not found[0] & found[1] or len(every) == 1

@@ -45,19 +45,22 @@ TWICE = (
 )
 
 
-def test_pixels_are_made_together_where_channels_are_few():
-  together = narrow_conv.pixels_together
-  assert (together(16, 16, 32), together(16, 3, 32), together(8, 8, 9)) == (
-    2,
-    4,
-    4,
-  )
-  assert (together(3, 16, 32), together(3, 32, 32), together(3, 64, 32)) == (
-    4,
-    2,
-    1,
-  )
-  assert together(17, 16, 32) == together(16, 32, 32) == together(1, 1, 1) == 1
+@pytest.mark.parametrize(
+  'channels, features, width, pixels',
+  [
+    (16, 16, 32, 2),
+    (16, 3, 32, 4),
+    (8, 8, 9, 4),
+    (3, 16, 32, 4),
+    (3, 32, 32, 2),
+    (3, 64, 32, 1),
+    (17, 16, 32, 1),
+    (16, 32, 32, 1),
+    (1, 1, 1, 1),
+  ],
+)
+def test_pixels_made_together(channels, features, width, pixels):
+  assert narrow_conv.pixels_together(channels, features, width) == pixels
 
 
 def arrays(size, kernel, channels, features, groups):

@@ -1,6 +1,7 @@
 """Runs as processes of their own, some at once, and what is left to do."""
 
 from collections.abc import Callable, Mapping
+import contextlib
 import os
 from pathlib import Path
 import signal
@@ -165,7 +166,8 @@ def _keep_to_share(pid: int, share: int, at_once: int) -> None:
   if hasattr(os, 'sched_setaffinity'):
     cores = sorted(os.sched_getaffinity(0))
     own = cores[share::at_once] or [cores[share % len(cores)]]
-    os.sched_setaffinity(pid, own)
+    with contextlib.suppress(OSError):  # it has ended already
+      os.sched_setaffinity(pid, own)
 
 
 def _end(one: Running, failed: dict[Path, str]) -> None:
