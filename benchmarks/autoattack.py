@@ -80,7 +80,11 @@ def ask(python: str, module: str, spec: dict, cores: set[int]) -> dict:
     stdout=subprocess.PIPE,
     cwd=ROOT,
     check=True,
-    env={**os.environ, 'OMP_NUM_THREADS': str(len(cores))},
+    env={
+      **os.environ,
+      'OMP_NUM_THREADS': str(len(cores)),
+      'JAX_NUM_CPU_DEVICES': str(len(cores)),
+    },
     preexec_fn=lambda: os.sched_setaffinity(0, cores),
   )
   return json.loads(done.stdout.splitlines()[-1])

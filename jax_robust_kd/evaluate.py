@@ -31,16 +31,6 @@ def logits_of(forward: Callable) -> Callable:
   return lambda variables, image: forward(variables, image, 'eval').logits
 
 
-def make_runner(
-  batch_size: int, num_images: int, image_shape: tuple[int, ...]
-) -> programs.Runner:
-  """Returns how batches are cut, over all local devices."""
-  number = parallel.num_devices()
-  size = min(batch_size, math.ceil(num_images / number) * number)
-  buckets = programs.make_buckets(size, number, image_shape)[:num_images]
-  return programs.Runner(buckets, programs.Devices(number, parallel.pmap_rows))
-
-
 def pixels(split: data.Split, rows: np.ndarray) -> np.ndarray:
   """Returns images of a split as float32 in [0, 1]."""
   return np.asarray(split.image[rows]) / np.float32(255)
@@ -74,7 +64,7 @@ def make_attack(
     variables: PyTree, split: data.Split, rows: np.ndarray | None = None
   ) -> packing.Attacked:
     rows = np.arange(len(split.label)) if rows is None else rows
-    runner = make_runner(batch_size, len(rows), split.image.shape[1:])
+    runner = programs.make_runner(batch_size, len(rows), split.image.shape[1:])
     if runner.buckets not in compiled:
       compiled[runner.buckets] = make_job(jobs[-1], seed, runner)
     apply = Partial(network, variables)
@@ -129,7 +119,7 @@ def evaluate_suite(
   if attack_forward is not None:
     attacked = Partial(logits_of(attack_forward), *network.args)
   label = np.asarray(split.label[np.arange(len(split.label))])
-  runner = make_runner(batch_size, len(label), split.image.shape[1:])
+  runner = programs.make_runner(batch_size, len(label), split.image.shape[1:])
   if folder is not None:
     _make_folder(folder)
   return run_jobs(

@@ -9,9 +9,9 @@ import jax
 from jax.tree_util import Partial
 import numpy as np
 
-from jax_robust_kd import checkpoint, data, evaluate, networks, parallel
+from jax_robust_kd import checkpoint, data, networks, parallel
 from jax_robust_kd import config as config_lib
-from jax_robust_kd.attacks.programs import make_program
+from jax_robust_kd.attacks.programs import make_program, make_runner
 from jax_robust_kd.config import Config
 from jax_robust_kd.core import Array, PyTree, UserError
 from jax_robust_kd.metrics import read_json
@@ -121,7 +121,7 @@ def extract(
   weights = parallel.replicate(network.variables, jax.local_devices())
   apply = Partial(_features_of(forward), weights)
   shape = images(np.arange(1)).shape[1:]
-  runner = evaluate.make_runner(batch_size, count, shape)
+  runner = make_runner(batch_size, count, shape)
   runner = runner._replace(buckets=(max(runner.buckets),))
   program = make_program('features', partial(_call), runner)
   parts = [

@@ -110,6 +110,27 @@ def test_few_programs_are_compiled():
   assert len(set(text.split(' in ')[0] for text in compiled)) == len(compiled)
 
 
+@pytest.mark.parametrize(
+  'count, bucket, lanes, multiple, have, expected',
+  [
+    # 4 rounds of two batches: 7 + 7 images each, and not 8 + 8.
+    (55, 8, 2, 1, (), 7),
+    (55, 16, 1, 2, (), 14),  # the same on two devices
+    (64, 8, 2, 1, (), 8),
+    (200, 8, 1, 1, (), 8),
+    (3, 8, 4, 1, (), 1),  # a core each
+    (55, 8, 2, 1, (8,), 8),  # compiled already
+    (55, 8, 2, 1, (8, 7), 7),
+    (55, 8, 2, 1, (2,), 7),  # what three images left behind
+  ],
+)
+def test_batches_are_even_on_all_cores(
+  count, bucket, lanes, multiple, have, expected
+):
+  size = programs.even_size(count, bucket, lanes, multiple, have)
+  assert size == expected
+
+
 def linear(weight, x):
   return x.reshape(len(x), -1) @ weight
 

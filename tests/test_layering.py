@@ -13,9 +13,9 @@ FILES = sorted(PACKAGE.rglob('*.py'))
 # Level of each module or folder; a file imports lower levels only.
 LEVELS = {
     'core': 0, 'cka': 0, 'memory': 0, 'averages': 1, 'gradients': 1,
-    'losses': 1, 'cluster': 1,
+    'losses': 1, 'cluster': 1, 'parallel': 1,
     'methods': 2, 'attacks': 2, 'models': 2, 'data': 2,
-    'parallel': 3, 'optim': 3, 'checkpoint': 3, 'metrics': 3, 'cost': 3,
+    'optim': 3, 'checkpoint': 3, 'metrics': 3, 'cost': 3,
     'threat': 2, 'config': 3, 'console': 2, 'checks': 3,
     'lock': 3,
     'linear': 3, 'recipes': 4, 'train_step': 4, 'networks': 4,

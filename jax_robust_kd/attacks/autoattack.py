@@ -6,8 +6,9 @@ import jax
 from jax.tree_util import Partial
 import numpy as np
 
+from jax_robust_kd import parallel
 from jax_robust_kd.attacks.gradient import Budget
-from jax_robust_kd.attacks.programs import Runner, make_buckets
+from jax_robust_kd.attacks.programs import make_runner
 from jax_robust_kd.attacks.suite import Result, plan, run_jobs
 from jax_robust_kd.core import UserError
 
@@ -39,7 +40,8 @@ def autoattack(
     norm: 'linf', 'l2' or 'l1'.
     suite: names of SUITES, or attacks such as 'apgd_ce', 'pgd-20x5'.
     seed: of all draws.
-    batch_size: images of a call.
+    batch_size: images of a call, over all devices of this process. On a CPU
+      set `JAX_NUM_CPU_DEVICES` to the number of cores before JAX starts.
     show: told what comes out, such as `print`.
 
   Returns:
@@ -56,22 +58,28 @@ def autoattack(
   image, label = check_images(image, label)
   budget = Budget(norm, epsilon, step_size=epsilon / 4)
   jobs = plan(suite, budget)
-  apply = apply if isinstance(apply, Partial) else Partial(apply)
-  batch_size = min(batch_size, len(label))
+  network = _on_all_devices(apply)
   noisy = jobs[0].budget.num_eot > 1
-  num_classes = check_logits(apply, image[:batch_size], label, noisy)
-  buckets = make_buckets(batch_size, 1, image.shape[1:])[: len(label)]
+  num_classes = check_logits(network, image[:batch_size], label, noisy)
+  runner = make_runner(batch_size, len(label), image.shape[1:])
   return run_jobs(
     jobs,
-    apply,
-    apply,
+    network,
+    network,
     lambda rows: image[rows],
     label,
     num_classes=num_classes,
     seed=seed,
-    runner=Runner(buckets, say=show),
+    runner=runner._replace(say=show),
     show=show,
   )
+
+
+def _on_all_devices(apply: Callable) -> Partial:
+  network = apply if isinstance(apply, Partial) else Partial(apply)
+  if parallel.num_devices() == 1:
+    return network
+  return parallel.replicate(network, jax.local_devices())
 
 
 def check_images(
