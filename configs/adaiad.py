@@ -14,7 +14,7 @@ def get_config(dataset='cifar10'):
     name='adaiad', alpha=1.0, beta=0.1, begin=60 / 200, temperature=30.0,
     weigh_teacher=False,
   )  # fmt: skip
-  c.teacher.config = f'configs/teacher.py:{dataset}'
+  c.teacher.config = f'configs/teacher.py:{dataset}'  # true KL: no scale
   if dataset == 'digits':
     return c
   recipes.adaptive_distillation(c)

@@ -2,6 +2,8 @@ r"""A robust teacher, trained by TRADES: WRN-34-10, or small on digits.
 
 python -m jax_robust_kd.main --config configs/teacher.py:cifar10 \
   --workdir runs/teacher
+
+Its schedule is the base's; that of the paper is in `trades.py`.
 """
 
 from jax_robust_kd.config import base_config

@@ -52,6 +52,103 @@ def test_every_method_has_a_config():
   assert METHODS.keys() <= {p.stem for p in CONFIGS}
 
 
+# Papers' own recipes for CIFAR-10: epochs, those at whose end the learning rate
+# falls to a tenth (or the schedule), its first value, weight decay, batch;
+SGD = {
+    'natural': (200, 'cosine', 0.1, 5e-4, 128),  # no paper's
+    'pgd_at': (200, (100, 150), 0.1, 5e-4, 128),
+    'trades': (76, (74,), 0.1, 2e-4, 128),
+    'mart': (120, (75, 90, 100), 0.01, 3.5e-3, 128),
+    'kd': (200, 'cosine', 0.1, 5e-4, 128),  # no paper's
+    'funmatch': (1000, 'cosine', 1e-3, 0.3, 512),  # AdamW: 3e-4 a step
+    'fitnets': (240, (150, 180, 210), 0.05, 5e-4, 64),
+    'at': (240, (150, 180, 210), 0.05, 5e-4, 64),
+    'rkd': (240, (150, 180, 210), 0.05, 5e-4, 64),
+    'crd': (240, (150, 180, 210), 0.05, 5e-4, 64),
+    'rrm': (48, 'cosine', 0.1, 5e-4, 128),
+    'ard': (200, (100, 150), 0.1, 2e-4, 128),
+    'akd2': (200, (50, 150), 0.1, 5e-4, 128),
+    'rslad': (300, (215, 260, 285), 0.1, 2e-4, 128),
+    'iad': (200, (100, 150), 0.1, 2e-4, 128),
+    'iad,II': (200, (100, 150), 0.1, 2e-4, 128),
+    'adaad': (200, (100, 150), 0.1, 5e-4, 128),
+    'adaiad': (200, (100, 150), 0.1, 5e-4, 128),
+    'kdiga': (200, (100, 150), 0.1, 5e-4, 128),
+    'igam': (205, (102.5, 153.75), 0.1, 2e-4, 32),  # of 320,000 steps
+    'mtard': (300, (215, 260, 285), 0.1, 2e-4, 128),
+    'peeraid': (300, (214, 259, 284), 0.1, 2e-4, 128),
+    'igdm': (200, (100, 150), 0.1, 5e-4, 128),
+    'saad': (200, (100, 150), 0.1, 5e-4, 128),
+    'dgad': (200, (100, 150), 0.1, 5e-4, 128),
+    'advfunmatch': (200, 'cosine', 0.1, 5e-4, 128),
+    'gacd': (200, (100, 150), 0.1, 2e-4, 128),
+    'mixacm': (200, 'cosine', 0.1, 5e-4, 128),
+    'darwin': (200, (100, 150), 0.1, 5e-4, 128),
+}  # fmt: skip
+# start of the attack and the student's BatchNorm in it (all take 10 steps of
+# 2/255 in a radius of 8/255; '' sees no attack while it trains);
+STARTS = {
+    'natural kd funmatch fitnets at rkd crd rrm kdiga mixacm': '',
+    'pgd_at gacd': 'uniform eval',
+    'ard iad iad,II akd2': 'uniform batch',
+    'trades mart rslad adaad adaiad mtard peeraid igdm saad dgad': (
+        'gaussian eval'
+    ),
+    'advfunmatch darwin': 'gaussian eval',
+    'igam': 'uniform eval 1',  # the start alone
+}  # fmt: skip
+# temperature (none or 1 for the others) and factor of divergences averaged
+# over 10 classes.
+TEMPERATURES = {
+    'kd': 4, 'funmatch': 10, 'fitnets': 4, 'at': 4, 'rkd': 4, 'crd': 4,
+    'ard': 30, 'akd2': 2, 'adaiad': 30, 'peeraid': 5, 'mixacm': 4,
+}  # fmt: skip
+SCALES = dict(ard=0.1, rslad=0.1, adaad=0.1, mtard=0.1)
+
+
+def load_recipe(name, dataset):
+  method, _, argument = name.partition(',')
+  spec = f'{dataset},{argument}' if argument else dataset
+  return config.load_config(f'{CONFIGS[0].parent}/{method}.py:{spec}')
+
+
+@pytest.mark.parametrize('name', SGD)
+def test_recipe_of_the_paper(name):
+  c = load_recipe(name, 'cifar10')
+  o = c.optimizer
+  drops = o.schedule
+  if drops == 'step':
+    drops = pytest.approx(tuple(m * o.epochs for m in o.milestones))
+    assert o.decay == 0.1
+  expected = SGD[name]
+  assert (o.epochs, drops) == expected[:2]
+  found = (o.learning_rate, o.weight_decay, c.data.batch_size)
+  assert found == pytest.approx(expected[2:])
+  t, scale = c.method.get('temperature', 1), c.method.get('scale', 1)
+  assert t == TEMPERATURES.get(name, 1)
+  assert scale == pytest.approx(SCALES.get(name, 1))
+  start = next(v for k, v in STARTS.items() if name in k.split()).split()
+  if start:
+    a, steps = c.attack, int(start[2]) if start[2:] else 10
+    assert (a.init, a.bn, a.num_steps) == (*start[:2], steps)
+    assert (a.norm, a.epsilon, a.step_size) == ('linf', '8/255', '2/255')
+
+
+def test_every_method_has_a_recipe():
+  from jax_robust_kd.methods import METHODS
+
+  names = {name for group in STARTS for name in group.split()}
+  assert SGD.keys() == names == METHODS.keys() | {'iad,II'}
+
+
+def test_what_differs_on_cifar100():
+  """Batch and scales; all else of the recipes is the same on both."""
+  batch = {n: load_recipe(n, 'cifar100').data.batch_size for n in SGD}
+  assert batch == {n: 256 if n == 'ard' else SGD[n][4] for n in SGD}
+  scale = {n: load_recipe(n, 'cifar100').method.scale for n in SCALES}
+  assert scale == pytest.approx(dict(ard=0.01, rslad=0.1, adaad=1, mtard=0.1))
+
+
 def test_evaluation_follows_the_attack_unless_told_otherwise():
   c = config.base_config('cifar10')
   c.attack.epsilon = '4/255'
@@ -106,3 +203,15 @@ def test_corruptions_by_name():
   assert corruptions.chosen(('fog_3',)) == ('fog_3',)
   with pytest.raises(UserError, match="'fog_6'"):
     corruptions.chosen(('fog_6',))
+
+
+def test_version_two_of_iad_is_an_argument():
+  """The same run as with every number of version II by hand."""
+  for dataset in ('digits', 'cifar10'):
+    one, two = (load_recipe(name, dataset) for name in ('iad', 'iad,II'))
+    one.method.update(version='II', robust_weight=0.5, clean_weight=0.25)
+    one.method.update(begin=40 / 200, weigh_teacher=True)
+    assert one == two
+  three = load_recipe('iad,III', 'digits')
+  with pytest.raises(UserError, match=r"method.version='III'.*I, II"):
+    build.check(three, data.load('digits'))

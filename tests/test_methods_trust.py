@@ -202,6 +202,7 @@ CASES = [
     ('adaiad', dict(alpha=0.6, weigh_teacher=True), 0.5, None,
      partial(adaiad, teacher=TRUST, alpha=0.6), 2),
     ('adaiad', {}, 0.1, None, partial(adaiad, trust=1.0), 2),
+    ('adaiad', dict(scale=0.1), 0.5, None, lambda w: 0.1 * adaiad(w), 2),
     ('akd2', {}, 0.5, None, akd2, 1),
     ('akd2', dict(robust_weight=0.5, clean_weight=0.25, temperature=1.0), 0.5,
      None, partial(akd2, robust=0.5, clean=0.25, t=1.0), 1),

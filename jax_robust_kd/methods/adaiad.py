@@ -14,8 +14,9 @@ def adaiad(
   begin: float = 0.3,
   temperature: float = 30.0,
   weigh_teacher: bool = False,
+  scale: float = 1.0,
 ) -> Method:
-  """Builds AdaIAD.
+  """Builds AdaIAD, `scale` times
 
     alpha [t^2 KL_t(T(x') || S(x')) + (1 - A) KL(S(x) || S(x'))]
     + (1 - alpha) CE(S(x), y),  A = T_y(x')^beta
@@ -32,6 +33,8 @@ def adaiad(
     temperature: t.
     weigh_teacher: whether A multiplies the teacher's term, as it does in the
       idea of IAD.
+    scale: factor of the whole loss. The official code has none, unlike that of
+      AdaAD: its divergences are true ones on every data set.
   """
 
   def loss(ctx, batch, adv):
@@ -41,7 +44,7 @@ def adaiad(
       temperature=temperature, weigh_teacher=weigh_teacher,
     )  # fmt: skip
     hard = cross_entropy(on_clean.logits, batch.target)
-    value = jnp.mean(alpha * value + (1 - alpha) * hard)
+    value = scale * jnp.mean(alpha * value + (1 - alpha) * hard)
     metrics['ce'] = jnp.mean(hard)
     return LossOutput(value, on_clean.batch_stats, metrics)
 
