@@ -3,7 +3,9 @@ r"""GACD: the teacher's robust features as anchors of a contrast.
 python -m jax_robust_kd.main --config configs/gacd.py:cifar10 \
   --workdir runs/gacd
 
-RECONSTRUCTED: numbers of CRD and of the field, none of the paper.
+RECONSTRUCTED: numbers of CRD and of the field, none of the paper. Features
+alone: --config.method.classifier=none --config.eval.checkpoint=last, the latter
+for configs/transfer.py too.
 """
 
 from jax_robust_kd.config import base_config
@@ -21,7 +23,7 @@ def get_config(dataset='cifar10'):
     return c
   c.data.batch_size = 128
   c.attack.update(epsilon='8/255', step_size='2/255', num_steps=10)
-  c.attack.update(init='uniform')
+  c.attack.update(init='uniform', bn='eval')
   c.optimizer.update(epochs=200, schedule='step', milestones=(0.5, 0.75))
   c.optimizer.update(learning_rate=0.1, momentum=0.9, nesterov=False)
   c.optimizer.update(weight_decay=2e-4, decay_on='all')

@@ -42,8 +42,16 @@ def load_any(
   """Loads a run's network as `load_network`, whatever its number of classes.
 
   Raises:
-    UserError: as there, or it takes images of other channels.
+    UserError: as there, or it takes images of other channels, or its best
+      checkpoint is asked for where no classifier was trained to choose it.
   """
+  untrained = read_config(workdir).method.get('classifier') == 'none'
+  if untrained and which == 'best':
+    raise UserError(
+      f"eval.checkpoint='best', but {workdir} trained no classifier (method."
+      "classifier='none'), so that accuracy chose its best checkpoint by "
+      'chance; use --config.eval.checkpoint=last'
+    )
   found = checkpoint.read(Path(workdir), which)
   classes = found[1]['num_classes'] if found else 0
   network = networks.load_network(

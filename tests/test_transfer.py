@@ -213,6 +213,13 @@ CASES = {
         ['--config.data.name=ROOT/colour.npz'], ['1 channel', 'has 3'],
     ),
     'no_last_checkpoint': (['--config.eval.checkpoint=last'], ["no 'last'"]),
+    'no_classifier': (
+        ['--features=ROOT/alone'], ["classifier='none'", 'checkpoint=last'],
+    ),
+    'no_classifier_and_last': (
+        ['--features=ROOT/alone', '--config.eval.checkpoint=last'],
+        ["no 'last'"],
+    ),
     'batch_too_large': (['--config.data.batch_size=4000'], ['4000']),
     'unknown_attack': (["--config.eval.suite=('pgdd',)"], ['pgdd']),
     'no_layer_yet': (['--mode=eval'], ['train there first']),
@@ -221,7 +228,9 @@ CASES = {
 
 
 @pytest.fixture(scope='module')
-def mistakes(root):
+def mistakes(root, digits):
+  alone = dict(name='gacd', classifier='none')
+  save_run(root / 'alone', digits, 0, method=alone)
   label = np.arange(400) % 10
   for name, shape in (('large', (16, 16, 1)), ('colour', (8, 8, 3))):
     image = np.zeros((400, *shape), np.uint8)

@@ -136,7 +136,9 @@ def gacd(
     negatives: 'batch', or 'bank': features of past images besides, constant.
     bank_size: length of that queue; at most the number of training images.
     direction: 'teacher' is the anchor, or 'both' in turn, as CRD.
-    classifier: 'joint', or 'none': the features alone, to fit a layer on.
+    classifier: 'joint', or 'none': the features alone, to fit a layer on. The
+      network's own layer is never trained then, so what `best` is, is chance:
+      take the last checkpoint.
     tau: temperature of the scores.
     beta: weight of the contrast.
     feature_dim: numbers that features are projected to.
