@@ -19,6 +19,7 @@ def get_config(dataset='cifar10'):
     c.optimizer.update(
       learning_rate=0.1, nesterov=False, weight_decay=2e-4, decay_on='all'
     )
-    # Epochs 100 and 150; the code's second one changes nothing, by mistake.
+    # Epochs 100 and 150; the code's second one changes nothing, by mistake:
+    # here it does.
     c.optimizer.update(schedule='step', milestones=(0.5, 0.75), epochs=200)
   return c

@@ -21,7 +21,9 @@ def ard(
     here the start is inside;
   - passes x in training mode even when alpha is 1 and its loss unused: here it
     is not passed then, so the averages are those of x'. With alpha < 1 they
-    see x', then x, as there.
+    see x', then x, as there;
+  - lets the learning rate fall once, at epoch 100, since its second drop takes
+    a tenth of the first rate again: `configs/ard.py` has both, and departs.
 
   Args:
     alpha: weight of the teacher; the label on clean images gets the rest.

@@ -32,7 +32,14 @@ def iad(
   The paper trusts the teacher in part, and where A is 0 not at all; the
   official code of version I yet leaves A out of the teacher's term, as the
   default does here. That of version II has A there, and t^2 on the second term
-  too (t is 1 there). The clean images are passed from the first step on.
+  too (t is 1 there). The clean images are passed from the first step on. The
+  divergences are true ones, there as here. Else the official code, as ARD's,
+  - attacks the student in training mode, which moves the running averages: here
+    nothing does, and attack.bn='batch' is the nearest;
+  - starts from uniform noise that is not cut to [0, 1]: here it is;
+  - lets the learning rate fall once: `configs/iad.py` has both drops;
+  and keeps the checkpoint that is best on test images: here those held out of
+  training choose.
 
   Args:
     version: 'I', or 'II' with a clean teacher besides.

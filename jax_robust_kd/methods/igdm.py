@@ -29,6 +29,11 @@ def igdm(host: str = 'adaad', alpha: float = 5.0) -> Method:
   official code epoch by epoch. The host keeps its own arguments' defaults and
   its inner problem. The running averages see the host's images, then x - d.
 
+  The official script has alpha 20 and weight decay 2e-4, the paper the alphas
+  below and 5e-4: `configs/igdm.py` is the paper's. The copy in SAAD's
+  repository trains in a radius of 2/255 with steps of 8/255, the two exchanged:
+  here it is 8/255 with steps of 2/255.
+
   Args:
     host: what it is added to, a name in HOSTS.
     alpha: final weight. The paper's for AdaAD, ResNet-18 and an LTD teacher

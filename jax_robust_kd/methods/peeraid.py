@@ -31,7 +31,10 @@ def peeraid(
   Quirks of the official code: divergences are averaged over classes too, so the
   weights in `configs/peeraid.py` are divided by K; the student is not
   detached in L_P; the student passes x' twice, so that its running averages see
-  x', x', x. Here they see x', then x, and the peer's see x' alone.
+  x', x', x. Here they see x', then x, and the peer's see x' alone. There the
+  last term of L_P has a temperature t of its own and a factor t^2, but t is 1
+  in the authors' commands, and is left out. Its checkpoints are chosen on test
+  images, here on images held out of training.
 
   Args:
     label: l1.

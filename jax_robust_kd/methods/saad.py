@@ -39,6 +39,10 @@ def saad(
   running averages see x', x - d, then x if beta is not 0; those of the official
   code see x always.
 
+  The official code decays weights by 2e-4, the paper by 5e-4, as
+  `configs/saad.py`. Its scripts of RSLAD, AdaAD and IGDM, beside it, exchange
+  radius and step (2/255 and 8/255); its own has them right.
+
   Args:
     alpha: final weight of the IGDM term; the authors' is 1 on CIFAR-10 and 10
       on CIFAR-100.
