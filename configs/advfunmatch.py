@@ -6,6 +6,7 @@ python -m jax_robust_kd.main --config configs/advfunmatch.py:cifar10 \
 Other ARMS beside crop and flip: `advfunmatch.py:cifar10,autoaugment+cutmix`.
 Twice the radius in training: --config.attack.epsilon=16/255
 --config.attack.step_size=4/255 --config.eval.threat=linf_8_255
+Schedule, start of the attack and BatchNorm in it are the base's, RECONSTRUCTED.
 """
 
 from jax_robust_kd.config import base_config
@@ -18,9 +19,8 @@ ARMS['autoaugment'] = {'policy': 'autoaugment_cifar10'}
 def get_config(dataset='cifar10'):
   dataset, _, arms = dataset.partition(',')
   c = base_config(dataset)
-  c.method = dict(
-    name='advfunmatch', inner='mismatch', clean_weight=0.0, teaching='same'
-  )
+  c.method = dict(name='advfunmatch', inner='mismatch', clean_weight=0.0)
+  c.method.teaching = 'same'
   c.teacher.config = f'configs/teacher.py:{dataset}'
   default = 'cutout' if dataset == 'digits' else 'autoaugment'
   for arm in (arms or default).split('+'):

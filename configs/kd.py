@@ -2,6 +2,9 @@ r"""Knowledge distillation: the teacher's soft labels, no attack.
 
 python -m jax_robust_kd.main --config configs/kd.py:cifar10 \
   --workdir runs/kd
+
+The paper has no CIFAR; weight and temperature are the field's, and so is the
+schedule, that of every config which sets none.
 """
 
 from jax_robust_kd.config import base_config

@@ -3,8 +3,9 @@ r"""MixACM: channel maps and soft labels on mixed images, no attack.
 python -m jax_robust_kd.main --config configs/mixacm.py:cifar10 \
   --workdir runs/mixacm
 
-Components: --config.method.alpha_acm=0, --config.method.alpha_kl=0 and
---config.data.augment.mixup_alpha=0 switch one off each.
+All numbers are RECONSTRUCTED. Of the components, --config.method.alpha_acm=0,
+--config.method.alpha_kl=0 and --config.data.augment.mixup_alpha=0 switch one
+off each.
 """
 
 from jax_robust_kd.config import base_config
@@ -22,4 +23,5 @@ def get_config(dataset='cifar10'):
   if dataset != 'digits':
     c.data.batch_size = 128
     c.optimizer.update(learning_rate=0.1, weight_decay=5e-4, epochs=200)
+    c.optimizer.schedule = 'cosine'
   return c
