@@ -15,6 +15,6 @@ def get_config(dataset='cifar10'):
   if dataset == 'digits':
     return c
   # The official code averages over the classes of CIFAR-10, not of CIFAR-100.
-  c.method.scale = 1 / 10 if dataset == 'cifar10' else 1.0
+  c.method.update(scale=1 / 10 if dataset == 'cifar10' else 1.0)
   recipes.adaptive_distillation(c)
   return c

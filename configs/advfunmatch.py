@@ -20,7 +20,7 @@ def get_config(dataset='cifar10'):
   dataset, _, arms = dataset.partition(',')
   c = base_config(dataset)
   c.method = dict(name='advfunmatch', inner='mismatch', clean_weight=0.0)
-  c.method.teaching = 'same'
+  c.method.update(teaching='same')
   c.teacher.config = f'configs/teacher.py:{dataset}'
   default = 'cutout' if dataset == 'digits' else 'autoaugment'
   for arm in (arms or default).split('+'):

@@ -14,7 +14,7 @@ def get_config(dataset='cifar10'):
   if dataset == 'digits':
     return c
   # The official code averages over 10 classes; over 100, times 10.
-  c.method.scale = 1 / 10
+  c.method.update(scale=1 / 10)
   c.data.batch_size = 128
   c.attack.update(epsilon='8/255', step_size='2/255', num_steps=10)
   c.attack.update(init='gaussian', bn='eval')
