@@ -5,6 +5,9 @@ the abstract could be had. It confirms that features are distilled, by
 contrastive learning tied to mutual information, with the teacher as the anchor,
 and with samples reweighted against the teacher's errors. All else follows CRD
 (arXiv 1910.10699) and the field; each open choice is a keyword.
+
+With classifier='none' the network's own layer is never trained, so that chance
+chooses the best checkpoint by accuracy: features are those of the last one.
 """
 
 from collections.abc import Callable
@@ -136,9 +139,7 @@ def gacd(
     negatives: 'batch', or 'bank': features of past images besides, constant.
     bank_size: length of that queue; at most the number of training images.
     direction: 'teacher' is the anchor, or 'both' in turn, as CRD.
-    classifier: 'joint', or 'none': the features alone, to fit a layer on. The
-      network's own layer is never trained then, so what `best` is, is chance:
-      take the last checkpoint.
+    classifier: 'joint', or 'none': the features alone, to fit a layer on.
     tau: temperature of the scores.
     beta: weight of the contrast.
     feature_dim: numbers that features are projected to.
