@@ -1,6 +1,14 @@
 """IAD, introspective adversarial distillation. Zhu et al., ICLR 2022.
 
 Reliable Adversarial Distillation with Unreliable Teachers, arXiv 2106.04928.
+
+The divergences are true ones, here as in the official code. That code
+- attacks the student in training mode, which moves the running averages: here
+  the attack moves none, and attack.bn='batch' is the nearest;
+- starts from uniform noise that is not cut to [0, 1]: here it is;
+- lets the learning rate fall once, as ARD's: `configs/iad.py` has both drops;
+- keeps the checkpoint that is best on test images: here images held out of
+  training choose.
 """
 
 import jax.numpy as jnp
@@ -32,14 +40,7 @@ def iad(
   The paper trusts the teacher in part, and where A is 0 not at all; the
   official code of version I yet leaves A out of the teacher's term, as the
   default does here. That of version II has A there, and t^2 on the second term
-  too (t is 1 there). The clean images are passed from the first step on. The
-  divergences are true ones, there as here. Else the official code, as ARD's,
-  - attacks the student in training mode, which moves the running averages: here
-    nothing does, and attack.bn='batch' is the nearest;
-  - starts from uniform noise that is not cut to [0, 1]: here it is;
-  - lets the learning rate fall once: `configs/iad.py` has both drops;
-  and keeps the checkpoint that is best on test images: here those held out of
-  training choose.
+  too (t is 1 there). The clean images are passed from the first step on.
 
   Args:
     version: 'I', or 'II' with a clean teacher besides.

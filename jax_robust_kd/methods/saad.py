@@ -2,6 +2,10 @@
 
 Sample-wise Adaptive Weighting for Transfer Consistency in Adversarial
 Distillation, arXiv 2512.10275.
+
+The official code decays weights by 2e-4, the paper by 5e-4, as
+`configs/saad.py`. Its scripts of RSLAD, AdaAD and IGDM, beside it, exchange
+radius and step (2/255 and 8/255); its own has them right.
 """
 
 import functools
@@ -38,10 +42,6 @@ def saad(
   that an ascent costs one pass of the teacher (`corrected='label'`). The
   running averages see x', x - d, then x if beta is not 0; those of the official
   code see x always.
-
-  The official code decays weights by 2e-4, the paper by 5e-4, as
-  `configs/saad.py`. Its scripts of RSLAD, AdaAD and IGDM, beside it, exchange
-  radius and step (2/255 and 8/255); its own has them right.
 
   Args:
     alpha: final weight of the IGDM term; the authors' is 1 on CIFAR-10 and 10
