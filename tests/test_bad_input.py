@@ -87,6 +87,9 @@ CASES = {
         ['--config.method.name=kd', '--config.teacher.checkpoint=nowhere'],
         ['nowhere', 'config.json'],
     ),
+    'unknown_augmentation': (
+        ['--config=configs/advfunmatch.py:digits,cutot'], ['cutot', 'cutout'],
+    ),
     'unknown_attack': (
         ["--config.eval.suite=('pgdd-20',)"], ['pgdd-20', 'pgd'],
     ),
