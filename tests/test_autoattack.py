@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jax_robust_kd import attacks
-from jax_robust_kd.attacks import Budget, programs, suite
+from jax_robust_kd.attacks import Budget, names, programs, suite
 from jax_robust_kd.attacks.autoattack import check_images
 from jax_robust_kd.attacks.packing import Rows
 from jax_robust_kd.core import UserError
@@ -222,19 +222,141 @@ def test_randomness_is_averaged():
     run(noisy, suite=('autoattack_rand', 'pgd-5'))
 
 
-@pytest.mark.parametrize('classes', [2, 3, 4])
+FEW = {
+  2: 'with 2 classes the difference of two logits takes the place of the DLR '
+  'loss of apgd_dlr and apgd_t, and the number of targets is 1, not 9',
+  3: 'with 3 classes the difference of two logits takes the place of the DLR '
+  'loss of apgd_t, and the number of targets is 2, not 9',
+  4: 'with 4 classes the number of targets is 3, not 9',
+}
+
+
+@pytest.mark.parametrize('classes', FEW)
 def test_few_classes(classes):
+  """Each attack by itself breaks about as many images as the first."""
   image, label = digits()
   rows = np.flatnonzero(label < classes)
+  said = []
 
   def apply(x):
     return golden_digits.logits_fn(x)[:, :classes]
 
   found = attacks.autoattack(
-    apply, image[rows], label[rows], epsilon=0.2, show=lambda text: None
-  )
-  assert found.correct['clean'].all()
-  assert found.correct['robust'].mean() < 1
+    apply, image[rows], label[rows], epsilon=0.2, show=said.append,
+    suite=('apgd_ce-20', 'apgd_dlr-20', 'apgd_t-20', 'fab_t-20'),
+  )  # fmt: skip
+  assert FEW[classes] in said
+  assert found.correct.pop('clean').all()
+  first, *others = (flags.sum() for flags in found.correct.values())
+  assert first < len(rows) - 1
+  assert max(others) <= first + 1, found.correct
+
+
+def test_ten_classes_are_not_few():
+  given = [(job.attack, job.budget) for job in _jobs('autoattack', 'linf')]
+  said = []
+  names.tell_few_classes(given, 10, said.append)
+  names.tell_few_classes([(None, given[0][1])], 2, said.append)
+  assert not said
+  names.tell_few_classes(given, 9, said.append)
+  assert said == ['with 9 classes the number of targets is 8, not 9']
+
+
+# By hand from the reference program: the driver's settings when an attack
+# runs, which for FAB-T are not those it sets up at first. Attack, restarts,
+# targets (None: untargeted), steps, draws.
+STANDARD = [
+  ('apgd_ce', 1, None, 100, 1),
+  ('apgd_t', 1, 9, 100, 1),
+  ('fab_t', 1, 9, 100, 1),
+  ('square', 1, None, 5000, 1),
+]
+SPARSE = [
+  ('apgd_ce', 5, None, 100, 1),
+  ('apgd_t', 1, 5, 100, 1),
+  ('fab_t', 1, 9, 100, 1),
+  ('square', 1, None, 5000, 1),
+]
+PLUS = [
+  ('apgd_ce', 5, None, 100, 1),
+  ('apgd_dlr', 5, None, 100, 1),
+  ('fab', 5, None, 100, 1),
+  ('square', 1, None, 5000, 1),
+  ('apgd_t', 1, 9, 100, 1),
+  ('fab_t', 1, 9, 100, 1),
+]
+RAND = [('apgd_ce', 1, None, 100, 20), ('apgd_dlr', 1, None, 100, 20)]
+# The program has no name for its single attacks; one restart is our choice.
+ALONE = [
+  ('apgd_ce', 1, None, 100, 1),
+  ('apgd_dlr', 1, None, 100, 1),
+  ('apgd_t', 1, 9, 100, 1),
+  ('fab', 1, None, 100, 1),
+  ('fab_t', 1, 9, 100, 1),
+  ('square', 1, None, 5000, 1),
+]
+TABLE = [
+  *[('autoattack', norm, STANDARD) for norm in ('linf', 'l2')],
+  ('autoattack', 'l1', SPARSE),
+  *[('autoattack_plus', norm, PLUS) for norm in ('linf', 'l2', 'l1')],
+  *[('autoattack_rand', norm, RAND) for norm in ('linf', 'l2', 'l1')],
+  *[('', norm, ALONE) for norm in ('linf', 'l2', 'l1')],
+]
+
+
+def _jobs(spec, norm):
+  suite_of = (spec,) if spec else tuple(row[0] for row in ALONE)
+  return suite.plan(suite_of, Budget(norm, 0.1, 0.03))[1:]
+
+
+@pytest.mark.parametrize('spec,norm,expected', TABLE)
+def test_settings_of_the_reference(spec, norm, expected):
+  planned = _jobs(spec, norm)
+  assert [job.column.split('.')[-1] for job in planned] == [
+    row[0] for row in expected
+  ]
+  for job, (name, restarts, targets, steps, draws) in zip(
+    planned, expected, strict=True
+  ):
+    assert job.attack is attacks.ATTACKS[name]
+    # Of 100 classes, so that there are targets enough.
+    assert job.attack.num_runs(job.budget, 100) == restarts * (targets or 1)
+    # In l_1 the starts of the second and third phase are counted, too.
+    starts = 2 if norm == 'l1' and name.startswith('apgd') else 0
+    assert job.attack.num_steps(job.budget) == steps + starts
+    assert job.budget.num_eot == draws
+
+
+@pytest.mark.parametrize(
+  'attack,looks',
+  [
+    (attacks.apgd_ce, 1 + 100),
+    (attacks.square, 1 + 5000),
+    (attacks.pgd, 20 + 1),
+  ],
+  ids=['apgd_ce', 'square', 'pgd'],
+)
+def test_a_bare_attack_takes_its_own_number_of_steps(attack, looks):
+  """Counted by the network; a number that is given counts instead."""
+  weight, _ = two_weights()
+  image = np.full((2, 8, 8, 1), 0.5, np.float32)
+  label = np.asarray(linear(weight, image).argmax(1), np.int32)
+  keys = jax.random.split(jax.random.key(0), 2)
+  counted = []
+
+  def logits_fn(x):
+    jax.debug.callback(lambda: counted.append(1))
+    return linear(weight, x)
+
+  def count(**steps):
+    counted.clear()
+    budget = Budget('linf', 1e-4, 1e-4, **steps)
+    attack(keys, logits_fn, image, label, budget).block_until_ready()
+    jax.effects_barrier()
+    return len(counted)
+
+  assert count() == looks
+  assert count(num_steps=7) == 7 + 1
 
 
 def probabilities(x):

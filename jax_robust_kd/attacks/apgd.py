@@ -31,6 +31,7 @@ from jax_robust_kd.attacks.stepwise import Problem, Stepwise
 from jax_robust_kd.core import Array, fold_in
 from jax_robust_kd.losses import cross_entropy, dlr, dlr_targeted, margin
 
+_NUM_STEPS = 100  # where the budget names none
 _TINY = 1e-12  # keeps the direction of a zero gradient finite
 # What each image's key is folded with, for independent random numbers.
 _START, _TARGET, _LOOK = 0, 1, 2  # from _LOOK on, one for each look
@@ -103,8 +104,12 @@ def step(
 
 def _row(budget: Budget, index: Array | int) -> Row:
   """The row of the schedule with this number; the start is row 0."""
-  table = schedule(budget.norm, budget.num_steps)
+  table = _table(budget)
   return jax.tree.map(lambda column: jnp.asarray(column)[index], table)
+
+
+def _table(budget: Budget) -> Row:
+  return schedule(budget.norm, budget.num_steps or _NUM_STEPS)
 
 
 def _look(
@@ -213,7 +218,7 @@ def _num_targets(budget: Budget, num_classes: int) -> int:
 
 def _num_steps(budget: Budget) -> int:
   """In l_1 the starts of the second and third phase are steps, too."""
-  return len(schedule(budget.norm, budget.num_steps).window) - 1
+  return len(_table(budget).window) - 1
 
 
 def _stepwise(objective: Objective, num_runs: Callable) -> Stepwise:

@@ -29,6 +29,7 @@ _ETA = 1.05  # overshoots the hyperplane, so as to cross the boundary
 _BETA = 0.9  # share kept of a misclassified iterate's way from the image
 _SHORTEST = 1e-8  # of a projection, in the quotient of their lengths
 _PIECE = 25
+_NUM_STEPS = 100  # where the budget names none
 
 
 class State(NamedTuple):
@@ -195,7 +196,7 @@ FAB = Stepwise(
   init=partial(_init, targeted=False),
   step=partial(_step, linearize=_untargeted),
   num_runs=lambda budget, num_classes: budget.num_restarts,
-  num_steps=lambda budget: budget.num_steps,
+  num_steps=lambda budget: budget.num_steps or _NUM_STEPS,
   piece=_PIECE,
 )
 FAB_T = Stepwise(
@@ -204,6 +205,6 @@ FAB_T = Stepwise(
   num_runs=lambda budget, num_classes: (
     budget.num_restarts * _targets(budget, num_classes)
   ),
-  num_steps=lambda budget: budget.num_steps,
+  num_steps=lambda budget: budget.num_steps or _NUM_STEPS,
   piece=_PIECE,
 )

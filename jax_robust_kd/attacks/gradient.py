@@ -21,6 +21,7 @@ from jax_robust_kd.core import Array, fold_in
 from jax_robust_kd.losses import cross_entropy, kl_divergence, margin
 
 LogitsFn = Callable[[Array], Array]
+NUM_STEPS = 20  # of the attacks here, where the budget names none
 
 
 class Budget(NamedTuple):
@@ -30,7 +31,8 @@ class Budget(NamedTuple):
     norm: 'linf' or 'l2'; AutoAttack's attacks also take 'l1'.
     epsilon: radius in pixel range 0-1.
     step_size: length of a step, same unit; AutoAttack's choose their own.
-    num_steps: steps of each restart.
+    num_steps: steps of each restart; 0 is the attack's own number: 20 here, of
+      AutoAttack's 100, and 5000 queries of Square.
     num_restarts: independent starts.
     init: 'zero', 'uniform' or 'gaussian'; AutoAttack's have their own.
     num_targets: classes that a targeted attack tries, the likeliest first.
@@ -41,7 +43,7 @@ class Budget(NamedTuple):
   norm: str
   epsilon: float
   step_size: float
-  num_steps: int = 20
+  num_steps: int = 0
   num_restarts: int = 1
   init: str = 'uniform'
   num_targets: int = 9
@@ -108,7 +110,7 @@ def _restarts(rng, loss_fn, logits_fn, image, label, budget):
       norm=budget.norm,
       epsilon=budget.epsilon,
       step_size=budget.step_size,
-      num_steps=budget.num_steps,
+      num_steps=budget.num_steps or NUM_STEPS,
       init=budget.init,
     ).adv
     value = margin(logits_fn(adv), label)

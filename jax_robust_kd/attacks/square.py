@@ -21,6 +21,7 @@ from jax_robust_kd.attacks.stepwise import Problem, Stepwise
 from jax_robust_kd.core import Array, fold_in
 from jax_robust_kd.losses import margin
 
+_NUM_QUERIES = 5000  # where the budget names none
 _TINY = 1e-12  # keeps the direction of an empty window finite
 _INSIDE = 1.0 - 1e-6  # of the l_1 ball, so that rounding does not leave it
 
@@ -229,6 +230,6 @@ SQUARE = Stepwise(
     problem, index, state, draw_step(problem, index)
   ),
   num_runs=lambda budget, num_classes: budget.num_restarts,
-  num_steps=lambda budget: budget.num_steps,
+  num_steps=lambda budget: budget.num_steps or _NUM_QUERIES,
   piece=250,
 )

@@ -13,8 +13,12 @@ import jax
 from jax.tree_util import Partial
 import numpy as np
 
-from jax_robust_kd.attacks.gradient import Budget
-from jax_robust_kd.attacks.names import SUITES, find_attack
+from jax_robust_kd.attacks.gradient import NUM_STEPS, Budget
+from jax_robust_kd.attacks.names import (
+  SUITES,
+  find_attack,
+  tell_few_classes,
+)
 from jax_robust_kd.attacks.packing import (
   Attacked,
   Rows,
@@ -102,7 +106,7 @@ def num_steps(job: Job, num_classes: int) -> int:
   if isinstance(job.attack, Stepwise):
     runs = job.attack.num_runs(job.budget, num_classes)
     return runs * job.attack.num_steps(job.budget)
-  return job.budget.num_restarts * job.budget.num_steps
+  return job.budget.num_restarts * (job.budget.num_steps or NUM_STEPS)
 
 
 class Store(NamedTuple):
@@ -160,8 +164,9 @@ def run_jobs(
     The flags, margins and images.
 
   Raises:
-    UserError: the buckets do not fit, or logits are not finite.
+    UserError: the buckets do not fit, one class, or logits are not finite.
   """
+  tell_few_classes([job[1:3] for job in jobs], num_classes, show)
   check_buckets(runner.buckets, len(label), runner.devices.number)
   judged = make_judge(jobs[0].budget, lambda: _key(seed, 'score'), runner)
   result = Result({}, {}, {})
