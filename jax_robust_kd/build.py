@@ -17,7 +17,7 @@ from jax_robust_kd import (
   threat,
 )
 from jax_robust_kd import config as config_lib
-from jax_robust_kd.attacks import Budget, ascent, suite
+from jax_robust_kd.attacks import SUITES, Budget, ascent, names, suite
 from jax_robust_kd.config import Config, check_arguments
 from jax_robust_kd.core import AXIS, ROBUST, Method, TrainState, UserError
 from jax_robust_kd.methods import METHODS
@@ -50,8 +50,10 @@ def load_data(c: Config) -> data.Dataset:
   )
 
 
-def check(c: Config, dataset: data.Dataset) -> None:
+def check(c: Config, dataset: data.Dataset, mode: str = 'train') -> None:
   """Checks a config against the data and the devices, before any compile.
+
+  In the modes of `job.run`; only in 'train' it validates.
 
   Raises:
     UserError: the first mistake.
@@ -74,7 +76,7 @@ def check(c: Config, dataset: data.Dataset) -> None:
       f'eval.num_examples={c.eval.num_examples} is larger than the '
       f'{len(dataset.test.label)} test images; 0 takes all'
     )
-  suite.plan((c.eval.attack, *c.eval.suite), make_budget(c))
+  _check_attacks(c, mode)
   for name in method.teachers:
     group, given = config_lib.teacher_group(c, name)
     if not (given.checkpoint or given.config):
@@ -86,6 +88,21 @@ def check(c: Config, dataset: data.Dataset) -> None:
   make_student(c, dataset)
   if method.peer:
     make_peer(c, dataset)
+
+
+def _check_attacks(c: Config, mode: str) -> None:
+  """Checks what attacks at the end, and in training what validates."""
+  validates = (c.eval.attack,) if mode == 'train' else ()
+  if c.eval.attack in SUITES and validates:
+    raise UserError(
+      f'eval.attack={c.eval.attack!r} is several attacks; choose one'
+    )
+  for field, specs in (('attack', validates), ('suite', tuple(c.eval.suite))):
+    try:
+      names.check_deterministic(specs, make_budget(c))
+      suite.plan(specs, make_budget(c))
+    except UserError as error:
+      raise UserError(f'eval.{field}: {error}') from None
 
 
 def _check_batches(c: Config) -> None:

@@ -16,7 +16,9 @@ import numpy as np
 
 from jax_robust_kd import cluster, data, parallel
 from jax_robust_kd.attacks import Budget, Result, packing, programs
+from jax_robust_kd.attacks.names import check_deterministic
 from jax_robust_kd.attacks.suite import (
+  Job,
   Store,
   make_job,
   num_steps,
@@ -29,6 +31,16 @@ from jax_robust_kd.core import PyTree, RunError
 def logits_of(forward: Callable) -> Callable:
   """Returns (variables, image) -> logits, in evaluation mode."""
   return lambda variables, image: forward(variables, image, 'eval').logits
+
+
+def plan_keyless(suite: tuple[str, ...], budget: Budget) -> list[Job]:
+  """Plans attacks on networks that take no keys.
+
+  Raises:
+    UserError: an unknown attack, or one on networks with randomness.
+  """
+  check_deterministic(suite, budget)
+  return plan(suite, budget)
 
 
 def pixels(split: data.Split, rows: np.ndarray) -> np.ndarray:
@@ -56,7 +68,7 @@ def make_attack(
   Raises:
     UserError: an unknown attack.
   """
-  jobs = plan(() if spec == 'clean' else (spec,), budget)
+  jobs = plan_keyless(() if spec == 'clean' else (spec,), budget)
   network = logits_of(forward)
   compiled = {}
 
@@ -102,8 +114,7 @@ def evaluate_suite(
     budget: the threat model.
     seed: of the attacks.
     batch_size: over all local devices.
-    attack_forward: the network as the attacks see it, such as in bfloat16;
-      None: the same.
+    attack_forward: what is attacked, such as in bfloat16; None: the same.
     folder: for a file of each attack and pool of images; an evaluation that
       is started again goes on from them. The processes of a run share the
       pools, and see one another's files. None keeps nothing: each does all.
@@ -112,6 +123,9 @@ def evaluate_suite(
     keep_adv: whether adversarial images are kept too.
     show: told what was compiled and what has come out.
     tick: told how many of the steps of `count_steps` are behind.
+
+  Raises:
+    UserError: an attack that is refused, one class, logits not finite.
   """
   weights = parallel.replicate(variables, jax.local_devices())
   network = Partial(logits_of(forward), weights)
@@ -123,7 +137,7 @@ def evaluate_suite(
   if folder is not None:
     _make_folder(folder)
   return run_jobs(
-    plan(suite, budget),
+    plan_keyless(suite, budget),
     attacked,
     network,
     lambda rows: pixels(split, rows),
@@ -157,7 +171,7 @@ def num_classes(network: Partial, split: data.Split) -> int:
 
 def count_steps(suite: tuple[str, ...], budget: Budget, classes: int) -> int:
   """Returns the steps that a suite takes at most for each image."""
-  return sum(num_steps(job, classes) for job in plan(suite, budget))
+  return sum(num_steps(job, classes) for job in plan_keyless(suite, budget))
 
 
 def _make_folder(folder: Path) -> None:

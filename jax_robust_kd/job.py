@@ -47,7 +47,7 @@ def run(c: Config, workdir: Path, mode: str) -> str:
   dataset = build.load_data(c)
   plan = make_plan(c, workdir)
   for each, folder, _ in plan:
-    build.check(each, dataset)
+    build.check(each, dataset, mode)
     corruptions.chosen(each.eval.corruptions)
     check_workdir(folder, each, mode)
   keep_compiled(workdir / 'compiled')

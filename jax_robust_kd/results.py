@@ -21,6 +21,9 @@ from jax_robust_kd.core import RunError
 from jax_robust_kd.metrics import write_json
 from jax_robust_kd.threat import threat_model
 
+# RobustBench's keys that a run cannot fill in.
+_BY_PEOPLE = ('link', 'authors', 'venue', 'reported', 'external', 'unreliable')
+
 
 def write(
   c: Config,
@@ -89,7 +92,14 @@ def write_csv(path: Path, table: dict[str, list]) -> None:
 def make_card(
   c: Config, network: networks.Network, dataset: data.Dataset, found: Result
 ) -> dict:
-  """Returns the card of a run: RobustBench's keys where they exist."""
+  """Returns the card of a run: all of RobustBench's keys, and more.
+
+  What only people know of a run (where it was published, what others report of
+  it) is None, as in the cards that RobustBench writes. `additional_data` is
+  True where images beside the training set were mixed in; RobustBench does not
+  count those of a generator that saw that set alone, so the footnote names
+  the file.
+  """
   count = len(found.correct['robust'])
   robust = int(found.correct['robust'].sum())
   norm, epsilon, _ = threat_model(c)
@@ -109,7 +119,9 @@ def make_card(
     'robust_interval_95': [100 * x for x in evaluate.interval(robust, count)],
     'autoattack_acc': accuracy.get('autoattack'),
     'number_forward_passes': 1,
-    'additional_data': False,
+    'additional_data': bool(c.data.extra.file),
+    'footnote': _footnote(c),
+    **dict.fromkeys(_BY_PEOPLE),
     'num_examples': count,
     'split': c.data.test_split or 'test',
     'checkpoint': c.eval.checkpoint,
@@ -123,6 +135,17 @@ def make_card(
     'version': __version__,
     'jax': jax.__version__,
   }
+
+
+def _footnote(c: Config) -> str | None:
+  extra = c.data.extra
+  if not extra.file:
+    return None
+  labels = "the teacher's" if extra.labels == 'teacher' else 'its own'
+  return (
+    f'{100 * extra.share:g} % of each batch are images of '
+    f'{Path(extra.file).name}, with {labels} labels.'
+  )
 
 
 def _precision(c: Config) -> str:

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from jax_robust_kd import main
+from jax_robust_kd import checkpoint, job, main
+from jax_robust_kd.config import load_config
 
 ROOT = Path(__file__).parent.parent
 PGD_AT = f'{ROOT}/configs/pgd_at.py:digits'
@@ -93,6 +94,21 @@ CASES = {
     'unknown_attack': (
         ["--config.eval.suite=('pgdd-20',)"], ['pgdd-20', 'pgd'],
     ),
+    'no_attack_in_l1': (
+        ['--config.eval.norm=l1', "--config.eval.suite=('apgd_ce',)"],
+        ['eval.attack', 'pgd-10', 'l1', 'apgd_ce'],
+    ),
+    'no_suite_in_l1': (
+        ['--config.eval.norm=l1', '--config.eval.attack=apgd_ce-10'],
+        ['eval.suite', 'fgsm', 'l1', 'autoattack'],
+    ),
+    'suite_validates': (
+        ['--config.eval.attack=autoattack'], ['eval.attack', 'autoattack'],
+    ),
+    'suite_on_randomness': (
+        ["--config.eval.suite=('autoattack_rand',)"],
+        ['eval.suite', 'autoattack_rand', "use 'autoattack'"],
+    ),
     'too_many_examples': (
         ['--config.eval.num_examples=501'], ['num_examples=501', '500'],
     ),
@@ -156,6 +172,10 @@ def test_labels_out_of_range(tmp_path, refused):
   assert '-1' in refused(own(tmp_path, IMAGES, LABELS - 1))
 
 
+def test_one_class(tmp_path, refused):
+  assert 'one class' in refused(own(tmp_path, IMAGES, 0 * LABELS))
+
+
 def test_empty_and_damaged_npz(tmp_path, refused):
   empty = tmp_path / 'empty.npz'
   empty.touch()
@@ -170,9 +190,6 @@ def test_student_and_teacher_with_different_classes(tmp_path, refused):
   """The classes of a run stand in its checkpoint, checked before a compile."""
   teacher = tmp_path / 'teacher'
   teacher.mkdir()
-  from jax_robust_kd import checkpoint, job
-  from jax_robust_kd.config import load_config
-
   job.claim_workdir(teacher, load_config(PGD_AT))
   folder = checkpoint.open_folder(teacher, 'best', 1)
   state = {
@@ -204,9 +221,6 @@ def test_workdir_without_permission(tmp_path, refused):
 
 
 def test_workdir_of_another_config(tmp_path, refused):
-  from jax_robust_kd import job
-  from jax_robust_kd.config import load_config
-
   folder = tmp_path / 'run'
   folder.mkdir()
   job.claim_workdir(folder, load_config(PGD_AT))
