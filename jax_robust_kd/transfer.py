@@ -76,7 +76,7 @@ def run(given: Config, run_dir: str, workdir: Path, mode: str) -> str:
   c = make_config(given, run_dir, workdir)
   dataset = build.load_data(c)
   _check_side(c, run_dir, dataset)
-  build.check(c, dataset)
+  build.check(c, dataset, 'eval')  # nothing is attacked while it trains
   corruptions.chosen(c.eval.corruptions)
   network = features.load_any(run_dir, dataset, c.eval.checkpoint)
   job.check_workdir(workdir, c, mode)
