@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-from types import SimpleNamespace
 
 from conftest import network
 import jax
@@ -333,7 +332,7 @@ def some_result():
   flags = [
     np.array(x, bool) for x in ([1, 1, 0, 1], [1, 0, 0, 1], [0, 0, 0, 1])
   ]
-  names = ('clean', 'autoattack.apgd_ce', 'autoattack.square')
+  names: list[str] = ['clean', 'autoattack.apgd_ce', 'autoattack.square']
   correct = dict(zip(names, flags, strict=True))
   correct['autoattack'] = correct['robust'] = flags[2]
   margins = dict(zip(names, (clean, fgsm, later), strict=True))
@@ -401,9 +400,7 @@ def test_card_by_hand(digits):
 
 
 def test_a_card_tells_of_extra_data(digits):
-  network = SimpleNamespace(
-    name='n', variables={'params': {}}, step=0, chosen_by='', sha256=''
-  )
+  network = networks.Network('n', lambda *_: None, {'params': {}}, 10)
   c = a_config()
   c.data.extra.update(file='some/where/edm_1m.npz', share=0.7, labels='teacher')
   card = results.make_card(c, network, digits, some_result())
