@@ -257,8 +257,8 @@ def _context(
 
 
 def _ask(forward: Callable, variables: PyTree, image: Array) -> Output:
-  """A teacher's answer: always by its running averages."""
-  return forward(variables, image, 'eval')
+  """A teacher's answer: by frozen weights, and by its running averages."""
+  return forward(jax.lax.stop_gradient(variables), image, 'eval')
 
 
 def _update(
