@@ -40,49 +40,64 @@ def softmax(z):
   return e / e.sum(axis=1, keepdims=True)
 
 
+def kl_each(p_logits, q_logits):
+  p, q = softmax(p_logits), softmax(q_logits)
+  return (p * np.log(p / q)).sum(axis=1)
+
+
+def ce_each(logits):
+  return -np.log(softmax(logits)[np.arange(6), LABEL])
+
+
 def kl(p_logits, q_logits, t=1.0):
-  p, q = softmax(p_logits / t), softmax(q_logits / t)
-  return (p * np.log(p / q)).sum(axis=1).mean()
+  return kl_each(p_logits / t, q_logits / t).mean()
 
 
 def ce(logits):
-  return -np.log(softmax(logits)[np.arange(6), LABEL]).mean()
+  return ce_each(logits).mean()
 
 
-S, SA = linear(STUDENT, CLEAN), linear(STUDENT, ADV)
-T, TA = linear(TEACHER, CLEAN), linear(TEACHER, ADV)
+S, T, TA = linear(STUDENT, CLEAN), linear(TEACHER, CLEAN), linear(TEACHER, ADV)
+
+
+def by_hand(formula):
+  """Returns weights -> `formula` of the student's logits at x and at x'."""
+  return lambda w: formula(linear(w, CLEAN), linear(w, ADV))
+
 
 # method, arguments, loss by hand, passes that move the running averages
 CASES = [
-    ('natural', {}, ce(S), 1),
-    ('pgd_at', {}, ce(SA), 1),
-    ('trades', dict(beta=6.0), ce(S) + 6 * kl(S, SA), 2),
+    ('natural', {}, by_hand(lambda s, sa: ce(s)), 1),
+    ('pgd_at', {}, by_hand(lambda s, sa: ce(sa)), 1),
+    ('trades', dict(beta=6.0), by_hand(lambda s, sa: ce(s) + 6 * kl(s, sa)), 2),
     ('kd', dict(alpha=0.9, temperature=4.0),
-     0.9 * 16 * kl(T, S, 4.0) + 0.1 * ce(S), 1),
-    ('rslad', {}, 5 / 6 * kl(T, SA) + 1 / 6 * kl(T, S), 2),
+     by_hand(lambda s, sa: 0.9 * 16 * kl(T, s, 4.0) + 0.1 * ce(s)), 1),
+    ('rslad', {},
+     by_hand(lambda s, sa: 5 / 6 * kl(T, sa) + 1 / 6 * kl(T, s)), 2),
     ('rslad', dict(alpha=0.6, scale=0.1),
-     0.06 * kl(T, SA) + 0.04 * kl(T, S), 2),
-    ('adaad', {}, kl(TA, SA), 1),
-    ('adaad', dict(scale=0.1), 0.1 * kl(TA, SA), 1),
-    ('adaad', dict(alpha=0.3), 0.3 * kl(TA, SA) + 0.7 * kl(T, S), 2),
-    ('advfunmatch', {}, kl(TA, SA), 1),
+     by_hand(lambda s, sa: 0.06 * kl(T, sa) + 0.04 * kl(T, s)), 2),
+    ('adaad', {}, by_hand(lambda s, sa: kl(TA, sa)), 1),
+    ('adaad', dict(alpha=0.3),
+     by_hand(lambda s, sa: 0.3 * kl(TA, sa) + 0.7 * kl(T, s)), 2),
+    ('adaad', dict(scale=0.1), by_hand(lambda s, sa: 0.1 * kl(TA, sa)), 1),
+    ('advfunmatch', {}, by_hand(lambda s, sa: kl(TA, sa)), 1),
     ('advfunmatch', dict(clean_weight=0.25),
-     0.75 * kl(TA, SA) + 0.25 * kl(T, S), 2),
+     by_hand(lambda s, sa: 0.75 * kl(TA, sa) + 0.25 * kl(T, s)), 2),
 ]  # fmt: skip
 BATCH = Batch(jnp.asarray(CLEAN), jnp.asarray(TARGET))
 
 
-@pytest.mark.parametrize('name,arguments,expected,passes', CASES)
-def test_loss_equals_its_equation(name, arguments, expected, passes):
+@pytest.mark.parametrize('name,arguments,hand,passes', CASES)
+def test_loss_equals_its_equation(name, arguments, hand, passes):
   out = METHODS[name](**arguments).loss(context(), BATCH, jnp.asarray(ADV))
-  np.testing.assert_allclose(out.loss, expected, rtol=1e-5)
+  np.testing.assert_allclose(out.loss, hand(STUDENT), rtol=1e-5)
   assert out.batch_stats == passes
 
 
-@pytest.mark.parametrize('name,arguments,expected,passes', CASES)
-def test_gradient_equals_finite_differences(name, arguments, expected, passes):
-  """Central differences in float64 of the NumPy loss are the reference."""
-  del expected, passes
+@pytest.mark.parametrize('name,arguments,hand,passes', CASES)
+def test_gradient_equals_finite_differences(name, arguments, hand, passes):
+  """Central differences of the NumPy loss are the reference."""
+  del passes
   with jax.enable_x64(True):
     method = METHODS[name](**arguments)
 
@@ -92,11 +107,11 @@ def test_gradient_equals_finite_differences(name, arguments, expected, passes):
       return method.loss(ctx, batch, jnp.asarray(ADV)).loss
 
     grad = np.asarray(jax.grad(loss)(jnp.asarray(STUDENT)))
-    for index in np.ndindex(STUDENT.shape):
-      step = np.zeros_like(STUDENT)
-      step[index] = 1e-5
-      slope = (loss(STUDENT + step) - loss(STUDENT - step)) / 2e-5
-      np.testing.assert_allclose(grad[index], slope, rtol=1e-6, atol=1e-8)
+  for index in np.ndindex(STUDENT.shape):
+    step = np.zeros_like(STUDENT)
+    step[index] = 1e-5
+    slope = (hand(STUDENT + step) - hand(STUDENT - step)) / 2e-5
+    np.testing.assert_allclose(grad[index], slope, rtol=1e-6, atol=1e-8)
 
 
 def test_every_method_has_a_case():
@@ -108,48 +123,60 @@ def test_every_method_has_a_case():
 
 
 # What each inner problem maximizes, as a function of the images in NumPy.
-INNER = {
-  'pgd_at': lambda x: ce_each(linear(STUDENT, x)),
-  'trades': lambda x: kl_each(S, linear(STUDENT, x)),
-  'rslad': lambda x: kl_each(T, linear(STUDENT, x)),
-  'adaad': lambda x: kl_each(linear(TEACHER, x), linear(STUDENT, x)),
-  'advfunmatch': lambda x: kl_each(linear(TEACHER, x), linear(STUDENT, x)),
-}
+INNER = [
+  ('pgd_at', {}, lambda x: ce_each(linear(STUDENT, x))),
+  ('trades', {}, lambda x: kl_each(S, linear(STUDENT, x))),
+  ('rslad', {}, lambda x: kl_each(T, linear(STUDENT, x))),
+  ('adaad', {}, lambda x: kl_each(linear(TEACHER, x), linear(STUDENT, x))),
+  ('advfunmatch', {},
+   lambda x: kl_each(linear(TEACHER, x), linear(STUDENT, x))),
+  ('advfunmatch', dict(inner='label'), lambda x: ce_each(linear(STUDENT, x))),
+  ('advfunmatch', dict(inner='clean_target'),
+   lambda x: kl_each(T, linear(STUDENT, x))),
+]  # fmt: skip
 
 
-def ce_each(logits):
-  return -np.log(softmax(logits)[np.arange(6), LABEL])
+def attack(method):
+  """Returns what `perturb` maximizes at ADV, [B] and by pixel; {} if nothing.
 
-
-def kl_each(p_logits, q_logits):
-  p, q = softmax(p_logits), softmax(q_logits)
-  return (p * np.log(p / q)).sum(axis=1)
-
-
-@pytest.mark.parametrize('name', sorted({case[0] for case in CASES}))
-def test_inner_problem_is_the_papers(name):
-  """The loss handed to `maximize` and its gradient, at a given point."""
+  In float64.
+  """
   seen = {}
 
   class Result:
-    adv = BATCH.image
+    adv = CLEAN
 
   def maximize(rng, loss_fn, image):
     del rng
-    seen['value'] = loss_fn(jnp.asarray(ADV))
-    seen['grad'] = jax.grad(lambda x: loss_fn(x).sum())(jnp.asarray(ADV))
-    np.testing.assert_array_equal(image, BATCH.image)
+    np.testing.assert_array_equal(image, CLEAN)
+    adv = jnp.asarray(ADV)
+    seen['value'] = np.asarray(loss_fn(adv))
+    seen['slope'] = np.asarray(jax.grad(lambda x: loss_fn(x).sum())(adv))
     return Result
 
-  METHODS[name]().perturb(None, context(), BATCH, maximize)
-  if name not in INNER:
-    assert not seen, 'a method without an inner problem attacked'
-    return
-  np.testing.assert_allclose(seen['value'], INNER[name](ADV), rtol=1e-4)
-  step = np.zeros_like(ADV)
-  step[0, 1, 0, 0] = 1e-6
-  slope = (INNER[name](ADV + step) - INNER[name](ADV - step))[0] / 2e-6
-  np.testing.assert_allclose(seen['grad'][0, 1, 0, 0], slope, rtol=1e-3)
+  with jax.enable_x64(True):
+    ctx = context(jnp.asarray(STUDENT), jnp.asarray(TEACHER))
+    batch = Batch(jnp.asarray(CLEAN), jnp.asarray(TARGET))
+    method.perturb(None, ctx, batch, maximize)
+  return seen
+
+
+@pytest.mark.parametrize('name,arguments,hand', INNER)
+def test_inner_problem_is_the_papers(name, arguments, hand):
+  """The loss handed to `maximize`, and its slope by every pixel."""
+  seen = attack(METHODS[name](**arguments))
+  np.testing.assert_allclose(seen['value'], hand(ADV), rtol=1e-9)
+  for pixel in np.ndindex(ADV.shape[1:]):  # of all images at once
+    step = np.zeros_like(ADV)
+    step[(slice(None), *pixel)] = 1e-5
+    slope = (hand(ADV + step) - hand(ADV - step)) / 2e-5
+    found = seen['slope'][(slice(None), *pixel)]
+    np.testing.assert_allclose(found, slope, rtol=1e-6, atol=1e-8)
+
+
+def test_the_others_have_no_inner_problem():
+  for name in {case[0] for case in CASES} - {case[0] for case in INNER}:
+    assert not attack(METHODS[name]()), name
 
 
 def test_advfunmatch_without_augmentation_is_adaad_at_weight_one():
