@@ -1,5 +1,8 @@
 """DARWIN's points, branches, targets and weights over devices."""
 
+from functools import partial
+
+from conftest import small_step, tiny_network
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,8 +18,10 @@ from test_methods_paths import (
   run,
 )
 
-from jax_robust_kd.core import Batch, Context, Output
+from jax_robust_kd import cost
+from jax_robust_kd.core import AXIS, Batch, Context, Output
 from jax_robust_kd.methods import METHODS
+from jax_robust_kd.train_step import train_step
 
 RNG = np.random.default_rng(2)
 
@@ -75,3 +80,70 @@ def test_darwin_weighs_by_the_maximum_over_all_devices():
   parts = loss_of(method, WEIGHTS, *halves, {'untargeted': paths}).loss
   np.testing.assert_allclose(parts.mean(), whole, rtol=1e-5)
   assert abs(parts[0] - parts[1]) > 1e-3 * whole
+
+
+def on_one_device(setup, **changes):
+  step = partial(train_step, setup.recipe._replace(**changes))
+  return jax.vmap(step, (None, None, 0), None, axis_name=AXIS)
+
+
+def count(jaxpr):
+  """Returns the number of equations of a program, those inside others too."""
+  inner = (
+    j
+    for eqn in jaxpr.eqns
+    for value in eqn.params.values()
+    for j in cost._jaxprs(value)
+  )
+  return len(jaxpr.eqns) + sum(map(count, inner))
+
+
+def test_darwin_does_not_grow_with_its_points(digits):
+  """The program of 6 points a path is that of 2, but for lengths of loops."""
+  sizes, work = [], []
+  for number in (2, 6):
+    method = METHODS['darwin'](num_points=number)
+    setup = small_step(method, digits, make=tiny_network)
+    attack = partial(setup.recipe.maximize, num_steps=6)
+    step = on_one_device(setup, maximize=attack)
+    args = setup.state, setup.teacher_variables, setup.batch
+    sizes.append(count(jax.make_jaxpr(step)(*args).jaxpr))
+    work.append(cost.count_flops(step, *args))
+  assert sizes[0] == sizes[1] > 100
+  assert work[1] > 1.5 * work[0]  # yet all points are passed
+
+
+@pytest.mark.parametrize('target', ['uniform', 'batch'])
+def test_darwin_aims_and_weighs_by_one_draw(target, digits, monkeypatch):
+  """The class of the attack is that of the loss, and another one later."""
+  rule, drawn = DARWIN.TARGETS[target], []
+
+  def noting(*args):
+    drawn.append(rule(*args))
+    return drawn[-1]
+
+  monkeypatch.setitem(DARWIN.TARGETS, target, noting)
+  method = METHODS['darwin'](target=target)
+
+  def perturb(*args):
+    return {**method.perturb(*args), 'aim': drawn.pop()}
+
+  def loss(ctx, batch, adv):
+    out = method.loss(ctx, batch, adv)
+    found = jax.lax.all_gather((adv['aim'], drawn.pop(), batch.target), AXIS)
+    return out._replace(metrics={'aims': found})
+
+  watched = method._replace(perturb=perturb, loss=loss)
+  setup = small_step(watched, digits, make=tiny_network)
+
+  @jax.jit  # all but the draws is dead code here
+  def aims(state):
+    step = on_one_device(setup)
+    return step(state, setup.teacher_variables, setup.batch)[1]['aims']
+
+  attacked, weighed, label = aims(setup.state)
+  np.testing.assert_array_equal(attacked, weighed)
+  assert not np.any(attacked == np.argmax(label, axis=-1))
+  later = aims(setup.state.replace(step=setup.state.step + 1))
+  np.testing.assert_array_equal(*later[:2])
+  assert np.any(later[0] != attacked)
