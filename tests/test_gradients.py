@@ -1,6 +1,6 @@
 """Adversarial weight perturbation by hand, alone and with other methods."""
 
-from functools import partial
+from functools import cache, partial
 
 from conftest import small_step, tiny_network
 import jax
@@ -110,50 +110,103 @@ def test_awp_of_a_config():
     )
 
 
-@pytest.mark.parametrize('name', ['kd', 'peeraid'])
-def test_awp_and_swa_go_with_any_method(name, digits):
-  """One trace; two devices are as one; only what is averaged leaves."""
-  setup = small_step(
-    METHODS[name](),
-    digits,
-    make=tiny_network,
-    gradient=awp(0.01),
-    average=averages.swa(1, 1),
+# A method for each kind of what a step carries: nothing, heads and a bank, a
+# weight and two teachers, a discriminator, a queue over devices, a peer.
+BESIDES = {
+  'kd': {},
+  'crd': dict(negatives=8),
+  'mtard': {},
+  'igam': dict(layers=2, channels=2),
+  'gacd': dict(negatives='bank', direction='both', bank_size=48),
+  'peeraid': {},
+}
+
+
+def seeing(gradient):
+  """Adds the weights of the last pass to the metrics, as 'seen'."""
+
+  def seen(grad_fn, params, step):
+    def noting(params):
+      grads, out = grad_fn(params)
+      return grads, out._replace(metrics={**out.metrics, 'seen': params})
+
+    return gradient(noting, params, step)
+
+  return seen
+
+
+@pytest.fixture(scope='module')
+def taught(digits):
+  """Returns name -> (setup, batches, step of two devices on one)."""
+
+  @cache
+  def once(name):
+    setup = small_step(
+      METHODS[name](**BESIDES[name]),
+      digits,
+      make=tiny_network,
+      gradient=seeing(awp(0.01)),
+      average=averages.swa(1, 1),
+    )
+    batches = data.train_batches(
+      digits.train, batch_size=16, seed=0, start_step=0, num_local_devices=2
+    )
+    step = jax.vmap(setup.step, (None, None, 0), None, axis_name=AXIS)
+    return setup, [next(batches) for _ in range(3)], jax.jit(step)
+
+  return once
+
+
+@pytest.mark.parametrize('name', BESIDES)
+def test_awp_and_swa_go_with_any_method(name, taught):
+  """The kernels are moved and nothing else; SWA is the mean of two steps."""
+  setup, batches, step = taught(name)
+  states, metrics = [setup.state], {}
+  for batch in batches:
+    state, metrics = step(states[-1], setup.teacher_variables, batch)
+    states.append(state)
+  start, seen = states[2].params, metrics['seen']
+  assert start.keys() == seen.keys() == setup.state.params.keys()
+  for key in start.keys() - {'student'}:
+    jax.tree.map(np.testing.assert_array_equal, start[key], seen[key])
+  jax.tree.map(check_move, start['student'], seen['student'])
+  jax.tree.map(
+    lambda a, p, q: np.testing.assert_allclose(a, (p + q) / 2, atol=1e-6),
+    states[3].ema_params,
+    states[2].params['student'],
+    states[3].params['student'],
   )
+  left = states[3], metrics
+  assert all(np.isfinite(v).all() for v in jax.tree.leaves(left))
+
+
+def check_move(before, after):
+  if before.ndim < 2:
+    np.testing.assert_array_equal(before, after)
+    return
+  length = np.linalg.norm(after - before) / np.linalg.norm(before)
+  np.testing.assert_allclose(length, 0.01, rtol=1e-3)
+
+
+def test_awp_and_swa_on_two_devices(taught):
+  """One trace; two devices are as one; only what is averaged leaves."""
+  setup, batches, single = taught('gacd')
+  expected, wanted = single(setup.state, setup.teacher_variables, batches[0])
   traces = []
 
   def counting(*args):
     traces.append(1)
     return setup.step(*args)
 
-  batches = data.train_batches(
-    digits.train, batch_size=16, seed=0, start_step=0, num_local_devices=2
-  )
-  batch = next(batches)
-  single = jax.jit(
-    jax.vmap(setup.step, in_axes=(None, None, 0), out_axes=None, axis_name=AXIS)
-  )
-  expected, wanted = single(setup.state, setup.teacher_variables, batch)
   step = parallel.pmap_step(counting)
   teachers = parallel.replicate(setup.teacher_variables)
-  state, metrics = step(parallel.replicate(setup.state), teachers, batch)
+  state, metrics = step(parallel.replicate(setup.state), teachers, batches[0])
   np.testing.assert_allclose(metrics['loss'], wanted['loss'], rtol=1e-5)
+  kept = lambda s: (s.params, s.memory, s.ema_params, s.ema_stats)  # noqa: E731
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
-    jax.tree.map(np.asarray, (state.params, state.ema_params, state.ema_stats)),
-    jax.tree.map(
-      np.asarray, (expected.params, expected.ema_params, expected.ema_stats)
-    ),
+    *jax.tree.map(np.asarray, (kept(state), kept(expected))),
   )
-  first, _ = step(state, teachers, next(batches))
-  second = jax.tree.map(np.asarray, first.params['student'])
-  state, _ = step(first, teachers, next(batches))
+  for batch in batches[1:]:
+    state, _ = step(state, teachers, batch)
   assert len(traces) == 1, 'the step was traced again'
-  jax.tree.map(
-    lambda a, p, q: np.testing.assert_allclose(a, (p + q) / 2, atol=1e-6),
-    state.ema_params,
-    second,
-    state.params['student'],
-  )
-  leaves = jax.tree.leaves((state.ema_stats, state.batch_stats))
-  assert all(np.isfinite(v).all() for v in leaves)
