@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from conftest import small_step
+from conftest import small_step, tiny_network
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,3 +103,31 @@ def test_mixacm_costs_what_kd_does(setup):
   }
   assert setup.state.params['heads'], 'channels differ here'
   assert 1.0 < flops['mixacm'] / flops['kd'] < 1.3
+
+
+@pytest.fixture(scope='module')
+def compiled(digits):
+  """Returns name -> the compiled step of a method on a tiny network."""
+  mixup = data.make_augment(num_classes=10, mixup_alpha=1.0)
+  tiny = small_step(
+    METHODS['mixacm'](), digits, augment=mixup, make=tiny_network
+  )
+
+  def build(name):
+    step = jax.vmap(step_of(tiny, name), (None, None, 0), None, axis_name=AXIS)
+    args = tiny.state, tiny.teacher_variables, tiny.batch
+    return jax.jit(step).lower(*args).compile()
+
+  return {name: build(name) for name in ('mixacm', 'kd', 'ard')}
+
+
+def test_mixacm_as_compiled_attacks_nothing(compiled):
+  """Its loops are those of KD: the draws of mixup. ARD has its attack's too."""
+  count = {n: p.as_text().count(' while(') for n, p in compiled.items()}
+  assert count['mixacm'] <= count['kd'] < count['ard'], count
+
+
+def test_mixacm_as_compiled_costs_what_kd_does(compiled):
+  flops = {n: p.cost_analysis()['flops'] for n, p in compiled.items()}
+  assert 0.9 < flops['mixacm'] / flops['kd'] < 1.3, flops
+  assert flops['ard'] > 1.3 * flops['kd'], flops
