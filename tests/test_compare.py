@@ -1,5 +1,6 @@
 """The comparison: how entries are written, what they share, what is told."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -166,6 +167,32 @@ def test_budgets():
   assert tables.match_budget('passes', [1, 1], [1.0, 50.0]) == [1, 1]
 
 
+def test_the_budget_of_passes_is_spent(tmp_path, monkeypatch):
+  """As the command counts and plans it, up to the runs that it asks for."""
+  asked = {}
+
+  def run_all(tasks, **_):
+    asked.update({task.label: task.command for task in tasks})
+    return {task.folder: 'not run' for task in tasks}
+
+  monkeypatch.setattr(runner, 'run_all', run_all)
+  words = [
+    '--configs', f'{NATURAL},{ROOT}/configs/pgd_at.py:digits',
+    '--workdir', str(tmp_path), '--budget', 'passes',
+    '--config.optimizer.epochs=28', '--config.attack.num_steps=4',
+  ]  # fmt: skip
+  assert main(['compare', *words]) == 1
+  told = json.loads((tmp_path / 'comparison.json').read_text())
+  plain, robust = told['runs']
+  # A pass there and back counts as 3, and an attack of 4 steps as 12 more.
+  assert (plain['epochs'], robust['epochs']) == (28, 6)
+  spent = [run['epochs'] * run['passes_per_step'] for run in (plain, robust)]
+  assert abs(spent[0] - spent[1]) <= robust['passes_per_step'] / 2
+  assert '--config.optimizer.epochs=6' in asked['pgd_at, seed 0']
+  assert '--config.optimizer.epochs=28' in asked['natural, seed 0']
+  assert told['notes'][:-2] == []  # but for the two that were not run
+
+
 def loaded(label, spec, *overrides):
   _, c = plan.load_entry(Entry(label, spec, overrides), [])
   return plan.Planned(label, None, spec, c, Path(label))
@@ -261,6 +288,10 @@ def test_csv_has_a_row_for_each_run():
   assert {len(v) for v in columns.values()} == {5}
   assert columns['fgsm'] == [50.0, 41.0, 40.0, None, None]
   assert columns['status'][-1] == 'failed' and columns['eps'][0] == '8/255'
+  # In each row those of its label, over the seeds that are done.
+  assert columns['clean mean'] == [80.0, 72.0, 72.0, 60.0, 60.0]
+  assert columns['clean sd'] == [None, 8**0.5, 8**0.5, None, None]
+  assert columns['fgsm mean'] == [50.0, 40.5, 40.5, None, None]
 
 
 def test_labels_of_the_picture_do_not_overlap():

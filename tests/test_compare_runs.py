@@ -232,7 +232,15 @@ def test_all_files_tell_the_same(compared):
     assert line['commit'] == card['commit']
   kd = next(s for s in told['labels'] if s['label'] == 'kd')
   cells = [x for x in rows if x['label'] == 'kd']
-  assert kd['mean']['clean'] == sum(float(x['clean']) for x in cells) / 2
+  one, two = (float(x['clean']) for x in cells)
+  assert kd['mean']['clean'] == (one + two) / 2
+  assert kd['sd']['clean'] == pytest.approx(abs(one - two) / 2**0.5)
+  of = {s['label']: s for s in told['labels']}
+  for line in rows:
+    for name in ('clean', 'pgd-1', 'worst case'):
+      for kind in ('mean', 'sd'):
+        found = of[line['label']][kind].get(name, '')
+        assert line[f'{name} {kind}'] == str(found)
   text = (folder / 'w/comparison.md').read_text()
   assert f'| kd | 2 | {kd["text"]["clean"]} |' in text
   assert text.startswith('digits, 50 test images, linf 2/16, accuracy in %')

@@ -210,10 +210,18 @@ def markdown(
 
 
 def as_columns(rows: list[Row]) -> dict[str, list]:
-  """Returns the runs as columns of a CSV file, one row for each run."""
+  """Returns the runs as columns of a CSV file, one row for each run.
+
+  Mean and standard deviation are those of the label, in each of its rows.
+  """
   names = attacks_of(rows)
+  labels = {(s['label'], s['teacher']): s for s in summarize(rows)}
   fields = [f for f in Row._fields if f not in ('accuracy', 'card')]
   columns: dict[str, list] = {f: [getattr(r, f) for r in rows] for f in fields}
   columns |= {n: [r.accuracy.get(n) for r in rows] for n in names}
+  for name in names:
+    for kind in ('mean', 'sd'):
+      found = [labels[_key(r)][kind].get(name) for r in rows]
+      columns[f'{name} {kind}'] = found
   columns |= {k: [r.card.get(k) for r in rows] for k in CARD}
   return columns
