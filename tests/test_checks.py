@@ -1,6 +1,7 @@
 """The report must be red on broken defences, and on no honest network."""
 
 import json
+import math
 
 import broken_defences as broken
 import jax
@@ -279,14 +280,96 @@ def test_gradients_along_the_path():
   )
   assert found.level == 'red'
   assert found.value['zero gradient on the path'] == 3
-  # Losses of 0 are a warning if left, and not if the attack ends in them.
-  loss = good.restarts[0].loss.copy()
-  loss[:10, :2] = 0
-  first = good.restarts[0]._replace(loss=loss)
-  left = good._replace(one_step=first, restarts=[first])
-  assert attacking.gradients(left).level == 'amber'
-  loss[10:20, -1] = 0
-  assert attacking.gradients(left).level == 'red'
+
+
+@pytest.mark.parametrize(
+  'rows, step, level, value',
+  [
+    # Images 0 to 4 fall at step 3, the other 95 never do.
+    ([], 0, 'green', {}),
+    ([50], 0, 'amber', {'zero loss at the start': 1}),
+    ([50, 51], 0, 'red', {'zero loss at the start': 2}),
+    ([0], 0, 'green', {'zero loss, broken all the same': 1}),
+    ([0, 1], 0, 'amber', {'zero loss, broken all the same': 2}),
+    ([50, 51], 4, 'green', {}),  # met on the way, and left again
+    ([50], 8, 'amber', {'zero loss at the end': 1}),
+    ([50, 51], 8, 'red', {'zero loss at the end': 2}),
+    ([0, 1], 8, 'green', {}),
+  ],
+)
+def test_losses_of_zero(rows, step, level, value):
+  good = tried(falls_at([3] * 5 + [NEVER] * 95))
+  path = good.restarts[0]
+  zero = path._replace(loss=path.loss.copy())
+  zero.loss[rows, step] = 0
+  starts = [good._replace(restarts=[zero])]
+  if step == 0:  # a start is the image itself, or a random point near it
+    starts.append(good._replace(one_step=zero))
+  for each in starts:
+    found = attacking.gradients(each)
+    assert found.level == level
+    assert {k: v for k, v in found.value.items() if v} == value
+
+
+@pytest.mark.parametrize('count', [10, 64, 100, 1000])
+def test_what_chance_explains(count):
+  """The binomial tail, summed over all its terms."""
+  likely = [
+    math.comb(count, k) * 0.005**k * 0.995 ** (count - k)
+    for k in range(count + 1)
+  ]
+  allowed = round(report.by_chance(count) * count / 100)
+  assert sum(likely[allowed + 1 :]) <= 0.01 < sum(likely[allowed:])
+  # So many images that fall late are amber, one more is red.
+  for more, level in ((0, 'amber'), (1, 'red')):
+    late = falls_at([7] * (allowed + more) + [NEVER] * (count - allowed - more))
+    everyone = np.ones(count, bool)
+    found = attacking.convergence(tried(late), everyone, FOUR)
+    assert found.level == level
+    rest = attacking.restarts(
+      tried(falls_at([NEVER] * count), restarts=[wandering(late - 0.5)]),
+      everyone,
+      FOUR._replace(num_steps=8),
+    )
+    assert rest.level == level
+    # Of an evaluation that missed as many.
+    ours = np.arange(count) >= allowed + more
+    assert attacking.reported(everyone, ours).level == level
+
+
+def test_what_chance_explains_of_many_images():
+  """It comes down to the half point, and ends."""
+  assert 0.5 < report.by_chance(50_000) < 0.6
+  assert 0.5 < report.by_chance(10_000_000) < 0.6
+  late = falls_at([7] * 4 + [NEVER] * 996)
+  everyone = np.ones(1000, bool)
+  assert attacking.convergence(tried(late), everyone, FOUR).level == 'green'
+
+
+def test_targets():
+  flags = np.arange(100)
+  robust = falls_at([NEVER] * 100)
+  for aimed, level in ((50, 'green'), (45, 'green'), (44, 'amber')):
+    attacked = {
+      'suite.apgd_ce': subject.Attacked(flags < 50, None),
+      'apgd_t-9': subject.Attacked(flags < aimed, None),
+      'square': subject.Attacked(flags < 0, None),  # has no gradients
+    }
+    found = attacking.targets(tried(robust), attacked)
+    assert found.level == level
+    assert found.value == {
+      'without targets': 50, 'with targets': aimed, 'both': aimed
+    }  # fmt: skip
+  # And the other way round: PGD, without a target, breaks half.
+  half = falls_at([3] * 50 + [NEVER] * 50)
+  found = attacking.targets(tried(half), attacked | {
+    'suite.apgd_ce': subject.Attacked(flags >= 0, None),
+    'apgd_t-9': subject.Attacked(flags >= 10, None),
+  })  # fmt: skip
+  assert found.level == 'amber'
+  assert found.value == {
+    'without targets': 50, 'with targets': 90, 'both': 50
+  }  # fmt: skip
 
 
 def test_square_and_noise_are_compared_per_image():
@@ -337,8 +420,12 @@ def test_rescoring_finds_other_flags_but_forgives_ties():
     (gone, False, 'green'),  # not attacked, as it had fallen
   ):
     each = subject.Attacked(np.array([first_correct, True, True]), adv)
-    found = basic.rescoring(model, {'a': each, 'b': each._replace(adv=None)})
+    attacked = {'a': each, 'b': each._replace(adv=None)}
+    found = basic.rescoring((model, attacked))
     assert found.level == level, found
+    assert found.value['images'] == (2 if adv is gone else 3)
+  both = basic.rescoring((model, attacked), (model, {'a': each}))
+  assert both.value['images'] == 4
 
 
 def test_precision_is_tried():
@@ -396,6 +483,28 @@ def test_what_was_found_is_used(nets, digits):
   assert by_name['reported'].value['evaluation'] == 0
   assert {'square', 'box'} <= named(found)
   assert not set(shown) & programs.ATTACKS.keys(), 'an attack ran again'
+  # All that were found are scored again, and the 64 of PGD.
+  assert by_name['rescoring'].value['images'] == count + EFFORT.num_images
+
+
+def test_one_of_all_images_was_exchanged(nets, digits):
+  """It is found, though the checks draw few."""
+  apply = broken.apply(nets['undefended'])
+  image, label = digits.test.image / np.float32(255), digits.test.label
+  margin = subject.margins(np.asarray(apply(image)), label)
+  flags = dict.fromkeys(['clean', 'mine', *programs.ATTACKS], margin < 0)
+  adv = image.copy()
+  effort = EFFORT._replace(num_images=8, num_steps=2, num_draws=2)
+  for differ in (0, 1):
+    found = run(
+      apply, digits, effort=effort, found=Result(flags, {}, {'mine': adv})
+    )
+    value = {c.name: c for c in found}['rescoring'].value
+    assert value['flags differ'] == differ
+    # The surest image gets the surest of another class.
+    first = np.argmin(margin)
+    others = np.where(label == label[first], 0, margin)
+    adv[first] = image[np.argmin(others)]
 
 
 def test_the_same_report_for_uint8_and_float_and_twice(nets, digits):
@@ -409,7 +518,22 @@ def test_the_same_report_for_uint8_and_float_and_twice(nets, digits):
   assert first == again
 
 
-def test_a_plain_function_will_do():
+def test_a_plain_function_will_do(monkeypatch):
+  """And each check looks at the limits that the table says."""
+  seen, looked = {}, []
+
+  def grade(limit, *numbers):
+    looked.append(limit)
+    return report.grade(limit, *numbers)
+
+  def check(name, *rest):
+    seen[name] = set(looked)
+    looked.clear()
+    return report.check(name, *rest)
+
+  for module in (basic, attacking):
+    monkeypatch.setattr(module, 'grade', grade)
+    monkeypatch.setattr(module, 'check', check)
   model = grey(np.linspace(0, 1, 8))
   flags = dict.fromkeys(programs.ATTACKS, np.ones(8, bool))
   found = checks.run(
@@ -420,7 +544,9 @@ def test_a_plain_function_will_do():
     found=Result(flags, {}, {}),
     effort=EFFORT._replace(num_steps=5, num_draws=10),
   )
-  assert {c.name for c in found} == report.MEANINGS.keys()
+  assert [c.name for c in found] == list(report.MEANINGS)
+  assert seen == {n: set(m.limits) for n, m in report.MEANINGS.items()}
+  assert set().union(*seen.values()) == report.LIMITS.keys()
 
 
 def test_report_as_text_and_json():
@@ -437,10 +563,12 @@ def test_report_as_text_and_json():
 
 
 def test_one_image_is_never_red_and_nan_always():
-  assert report.grade('square gains', 1.0, one_image=1.0) == 'amber'
-  assert report.grade('square gains', 2.0, one_image=1.0) == 'red'
-  assert report.grade('square gains', 0.0, one_image=1.0) == 'green'
-  assert report.grade('square gains', float('nan'), one_image=1.0) == 'red'
+  assert report.grade('square gains', 1.0, forgiven=1.0) == 'amber'
+  assert report.grade('square gains', 2.0, forgiven=1.0) == 'red'
+  # 30 less 29 of 100 images, which float64 has as a little more than 1.
+  assert report.grade('square gains', 100 * 0.3 - 100 * 0.29, 1.0) == 'amber'
+  assert report.grade('square gains', 0.0, forgiven=1.0) == 'green'
+  assert report.grade('square gains', float('nan'), forgiven=1.0) == 'red'
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,6 @@ from jax_robust_kd.checks.trials import (
   Effort,
   Trials,
   run_trials,
-  survives,
 )
 from jax_robust_kd.core import Array, UserError
 
@@ -62,7 +61,7 @@ def run(
     seed: of the choice of images and of the attacks.
     found: of the same images in their order. Its apgd_ce, apgd_t and square,
       in any suite and of any length, are not run again; all but square count as
-      attacks by gradients.
+      attacks by gradients. Its adversarial images are all scored again.
     batch_size: images of a call.
     effort: how long to attack.
     show: told what is being run.
@@ -76,20 +75,26 @@ def run(
   image, label = _prepare(apply, image, label, budget)
   random = np.random.default_rng(seed)
   rows = np.sort(random.permutation(len(label))[: effort.num_images])
-  subject = Subject(
+  whole = Subject(
     apply=apply if isinstance(apply, Partial) else Partial(apply),
-    image=image[rows],
-    label=label[rows],
-    place=rows.astype(np.int32),
+    image=image,
+    label=label,
+    place=np.arange(len(label), dtype=np.int32),
     batch_size=max(2, min(batch_size, len(rows))),
   )
-  before = _read(found, image, rows) if found else {}
+  subject = whole._replace(
+    image=image[rows], label=label[rows], place=whole.place[rows]
+  )
+  saved = _read(found, image) if found else {}
+  before = jax.tree.map(lambda x: x[rows], saved)
   with jax.default_matmul_precision('highest'):
     tried = run_trials(subject, budget, effort, seed, show)
     ours = _attack(subject, budget, seed, before, effort, show)
     attacked = {**before, **ours}
     show('noise and the rest')
     checks = _report(subject, tried, attacked, budget, effort, seed)
+    own = {**ours, 'PGD': attacking.of_pgd(tried)}
+    checks.append(basic.rescoring((whole, saved), (subject, own)))
   if found:
     flags = [np.asarray(each)[rows] for each in found.correct.values()]
     white_box = attacking.by_gradients(tried, attacked)
@@ -124,9 +129,7 @@ def _prepare(
   return image, label
 
 
-def _read(
-  found: Result, image: np.ndarray, rows: np.ndarray
-) -> dict[str, Attacked]:
+def _read(found: Result, image: np.ndarray) -> dict[str, Attacked]:
   """Returns single attacks; what is the worst case of several is left out."""
   attacked = {}
   for name, flags in found.correct.items():
@@ -143,7 +146,7 @@ def _read(
         f'found.adv[{name!r}] has shape {adv.shape}, image {image.shape}; '
         'give one for each image'
       )
-    attacked[name] = Attacked(flags[rows], None if adv is None else adv[rows])
+    attacked[name] = Attacked(flags, adv)
   return attacked
 
 
@@ -177,15 +180,14 @@ def _report(
   """Looks at what was run; only noise is run here."""
   others = attacking.by_attacks(attacked)
   white_box = attacking.by_gradients(tried, attacked)
-  first = tried.restarts[0]
-  own = Attacked(survives(first), first.adv)
-  every = {**attacked, 'PGD of the checks': own}
+  every = {**attacked, 'PGD': attacking.of_pgd(tried)}
   return [
     basic.clean(subject),
     basic.determinism(subject),
     basic.batches(subject),
     basic.are_logits(subject),
     attacking.scale(subject, attacked),
+    attacking.targets(tried, attacked),
     attacking.gradients(tried),
     attacking.epsilon_zero(subject, tried),
     attacking.one_step(tried, effort),
@@ -196,7 +198,6 @@ def _report(
     attacking.square(attacked, white_box),
     basic.precision(subject, every),
     basic.box(subject, every, budget.norm, budget.epsilon),
-    basic.rescoring(subject, every),
   ]
 
 

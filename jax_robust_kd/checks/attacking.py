@@ -4,7 +4,7 @@ import numpy as np
 
 from jax_robust_kd.attacks import Budget
 from jax_robust_kd.checks.programs import survives_noise
-from jax_robust_kd.checks.report import Check, check, grade
+from jax_robust_kd.checks.report import Check, by_chance, check, grade
 from jax_robust_kd.checks.subject import Attacked, Subject, logits, margins
 from jax_robust_kd.checks.trials import Effort, Trials, after, survives
 
@@ -18,21 +18,22 @@ def gradients(tried: Trials) -> Check:
   """Whether gradient and loss are exactly 0 where PGD stands.
 
   In float32 the cross-entropy is 0 from a gap of 17 between the two largest
-  logits on, its gradient only from 88 on. A loss of 0 that an attack leaves
-  is a warning; one in which it ends, on a correct image, is not.
+  logits on, its gradient only from 88 on. A loss of 0 at the start is a warning
+  where PGD breaks the image all the same, as it does to networks that nobody
+  defended; where it does not, the loss may be why.
   """
   at_image, path = tried.one_step, tried.restarts[0]
-  right = after(path, -1)
-  ends = np.mean(right & (path.loss[:, -1] == 0))
-  starts = np.mean(at_image.loss[:, 0] == 0)
   correct = path.margin < 0
+  starts = (at_image.loss[:, 0] == 0) | (path.loss[:, 0] == 0)
+  stays = survives(path)
   value = {
     'zero gradient at the image': percent(at_image.flat[:, 0]),
     'zero gradient on the path': percent(np.any(path.flat & correct, axis=1)),
-    'zero loss at the start': 100 * starts,
-    'zero loss at the end': 100 * ends,
+    'zero loss at the start': percent(starts & stays),
+    'zero loss, broken all the same': percent(starts & ~stays),
+    'zero loss at the end': percent(after(path, -1) & (path.loss[:, -1] == 0)),
   }
-  one = 100 / len(right)
+  one = 100 / len(stays)
   limits = ('zero gradient',) * 2 + tuple(value)[2:]
   levels = [
     grade(limit, number, one)
@@ -62,7 +63,7 @@ def one_step(tried: Trials, effort: Effort) -> Check:
 
 
 def convergence(tried: Trials, others: np.ndarray, effort: Effort) -> Check:
-  """Whether twice the steps break more images.
+  """Whether twice the steps break more images than `report.by_chance` allows.
 
   Args:
     tried: whose first restart is looked at.
@@ -76,7 +77,7 @@ def convergence(tried: Trials, others: np.ndarray, effort: Effort) -> Check:
     for n in (effort.num_steps, 2 * effort.num_steps)
   }
   gain = -np.diff(list(value.values()))[0]
-  level = grade('more steps gain', gain, 100 / len(others))
+  level = grade('more steps gain', gain, by_chance(len(others)))
   return check('convergence', value, level)
 
 
@@ -88,7 +89,7 @@ def restarts(tried: Trials, others: np.ndarray, effort: Effort) -> Check:
     f'{len(each)} restarts': percent(np.all(each, axis=0)),
   }
   gain = value['1 restart'] - min(value.values())
-  level = grade('more restarts gain', gain, 100 / len(others))
+  level = grade('more restarts gain', gain, by_chance(len(others)))
   return check('restarts', value, level)
 
 
@@ -126,6 +127,12 @@ def by_attacks(attacked: dict[str, Attacked]) -> np.ndarray:
   return under(attacked, *({kind(name) for name in attacked} - {'square'}))
 
 
+def of_pgd(tried: Trials) -> Attacked:
+  """Returns what the first restart of PGD left."""
+  first = tried.restarts[0]
+  return Attacked(survives(first), first.adv)
+
+
 def by_gradients(tried: Trials, attacked: dict[str, Attacked]) -> np.ndarray:
   """Which images stay correct under those and PGD, [N]."""
   flags = [survives(run) for run in (tried.one_step, *tried.restarts)]
@@ -144,7 +151,8 @@ def reported(found: np.ndarray, ours: np.ndarray) -> Check:
     'with the checks': percent(found & ours),
   }
   gain = value['evaluation'] - value['with the checks']
-  return check('reported', value, grade('checks gain', gain, 100 / len(found)))
+  level = grade('checks gain', gain, by_chance(len(found)))
+  return check('reported', value, level)
 
 
 def scale(subject: Subject, attacked: dict[str, Attacked]) -> Check:
@@ -161,6 +169,26 @@ def scale(subject: Subject, attacked: dict[str, Attacked]) -> Check:
   if level == 'red' and gap == 'green':
     level = 'amber'  # the loss is a poor guide, but not for the logits' scale
   return check('scale', value, level, gap)
+
+
+def targets(tried: Trials, attacked: dict[str, Attacked]) -> Check:
+  """Whether attacks on one class each, and those on any, find the same images.
+
+  Both have been run: PGD is without a target, APGD-T with one.
+  """
+  kinds = {kind(name) for name in attacked}
+  aimed = under(attacked, *(k for k in kinds if k.endswith('_t')))
+  value = {
+    'without targets': percent(
+      by_gradients(
+        tried, {n: a for n, a in attacked.items() if not kind(n).endswith('_t')}
+      )
+    ),
+    'with targets': percent(aimed),
+    'both': percent(aimed & by_gradients(tried, attacked)),
+  }
+  missed = max(value.values()) - value['both']
+  return check('targets', value, grade('one kind alone misses', missed))
 
 
 def noise(

@@ -1,8 +1,5 @@
 """Checks of the model's behaviour and of what an evaluation left behind."""
 
-from pathlib import Path
-import tempfile
-
 import jax
 import numpy as np
 
@@ -136,29 +133,28 @@ def box(
   return check('box', value, *(grade('outside', v) for v in value.values()))
 
 
-def rescoring(subject: Subject, attacked: dict[str, Attacked]) -> Check:
-  """Whether adversarial images, saved and read again, give the same flags.
+def rescoring(*each: tuple[Subject, dict[str, Attacked]]) -> Check:
+  """Whether adversarial images, scored again, give the same flags.
 
   Attacks that stop at the decision boundary leave ties, which rounding may
   turn; they are counted apart.
 
   Args:
-    subject: model and images.
-    attacked: by name.
+    *each: model and images with what attacks left of them, by name.
   """
-  clean = margins(logits(subject, subject.image), subject.label) < 0
-  value = {'flags differ': 0.0, 'borderline flags differ': 0.0}
-  adv = {n: a.adv for n, a in attacked.items() if a.adv is not None}
-  with tempfile.TemporaryDirectory() as folder:
-    path = Path(folder) / 'adversarial.npz'
-    np.savez(path, **adv)  # type: ignore[arg-type]
-    with np.load(path) as file:
-      for name in adv:
-        logit = logits(subject, file[name])
-        margin = margins(logit, subject.label)
-        differ = (clean & (margin < 0)) != attacked[name].correct
-        differ &= has_image(attacked[name])
-        tie = np.abs(margin) <= LIMITS[_RULE].red * np.nanmax(np.abs(logit))
-        value['flags differ'] += np.sum(differ & ~tie)
-        value['borderline flags differ'] += np.sum(differ & tie)
-  return check('rescoring', value, *(grade(k, v) for k, v in value.items()))
+  value = {'images': 0, 'flags differ': 0, 'borderline flags differ': 0}
+  for subject, attacked in each:
+    clean = margins(logits(subject, subject.image), subject.label) < 0
+    for one in attacked.values():
+      there = has_image(one)
+      if one.adv is None or not there.any():
+        continue
+      logit = logits(subject, one.adv[there])
+      margin = margins(logit, subject.label[there])
+      differ = (clean[there] & (margin < 0)) != one.correct[there]
+      tie = np.abs(margin) <= LIMITS[_RULE].red * np.nanmax(np.abs(logit))
+      value['images'] += len(margin)
+      value['flags differ'] += np.sum(differ & ~tie)
+      value['borderline flags differ'] += np.sum(differ & tie)
+  levels = [grade(key, value[key]) for key in tuple(value)[1:]]
+  return check('rescoring', value, *levels)
