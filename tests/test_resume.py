@@ -296,6 +296,48 @@ def test_a_killed_run_ends_as_if_it_had_not_been(quick_reference):
   assert_equal_runs(workdir, kept)
 
 
+def test_a_killed_evaluation_repeats_one_attack_on_one_pool(quick_reference):
+  """500 images are two pools, so three columns are six units."""
+  environment, workdir, reference, _ = quick_reference
+  argv = arguments(
+    workdir,
+    'pgd_at.py:digits',
+    '--config.eval.num_examples=0',
+    "--config.eval.suite=('apgd_ce-5','square-20')",
+    '--mode=eval',
+  )
+
+  def begin():
+    shutil.rmtree(workdir, ignore_errors=True)
+    shutil.copytree(
+      reference, workdir, ignore=shutil.ignore_patterns('attacked', '*.csv')
+    )
+
+  begin()
+  run(environment, argv)
+  undisturbed, flags = kept(workdir), (workdir / 'images.csv').read_bytes()
+  columns = ('clean', 'apgd_ce-5', 'square-20')
+  units = [f'{c}-{first}.npz' for c in columns for first in (0, 256)]
+  assert undisturbed.keys() == set(units)
+  assert flags.count(b'\n') == 501
+
+  begin()
+  there = {}
+  for plan, done in (
+    ("kill(evaluate, '_save', count=3, after=True)", 3),  # between two pools
+    ("kill(evaluate.np, 'savez', count=3)", 5),  # before the last is written
+    (None, 6),
+  ):
+    run(environment, argv, plan)
+    files = {u: (workdir / 'attacked' / u) for u in units}
+    found = {u: p.stat().st_mtime_ns for u, p in files.items() if p.exists()}
+    assert list(found) == units[:done]
+    assert there.items() <= found.items(), 'a finished unit was run again'
+    there = found
+  assert kept(workdir) == undisturbed
+  assert (workdir / 'images.csv').read_bytes() == flags
+
+
 # SIGTERM, once the line of a step has been logged.
 ASK = """
 def ask(path, line, original=metrics.append):
