@@ -300,12 +300,10 @@ def test_a_killed_evaluation_repeats_one_attack_on_one_pool(quick_reference):
   """500 images are two pools, so three columns are six units."""
   environment, workdir, reference, _ = quick_reference
   argv = arguments(
-    workdir,
-    'pgd_at.py:digits',
-    '--config.eval.num_examples=0',
-    "--config.eval.suite=('apgd_ce-5','square-20')",
-    '--mode=eval',
+    workdir, 'pgd_at.py:digits', '--config.eval.num_examples=0', '--mode=eval'
   )
+  suite = "--config.eval.suite=('apgd_ce-5','square-20')"
+  argv[argv.index(TINY[-1])] = suite  # of two, both would count
 
   def begin():
     shutil.rmtree(workdir, ignore_errors=True)
