@@ -48,8 +48,7 @@ def run(
 ) -> list[Check]:
   """Checks a model and, if given, what an evaluation found about it.
 
-  Attacks that `found` lacks are run here. All calls are made with the highest
-  matmul precision.
+  Attacks that `found` lacks are run here, all in the highest matmul precision.
 
   Args:
     apply: [B, H, W, C] float32 in [0, 1] -> logits [B, K]; anything that JAX
@@ -75,16 +74,11 @@ def run(
   image, label = _prepare(apply, image, label, budget)
   random = np.random.default_rng(seed)
   rows = np.sort(random.permutation(len(label))[: effort.num_images])
-  whole = Subject(
-    apply=apply if isinstance(apply, Partial) else Partial(apply),
-    image=image,
-    label=label,
-    place=np.arange(len(label), dtype=np.int32),
-    batch_size=max(2, min(batch_size, len(rows))),
-  )
-  subject = whole._replace(
-    image=image[rows], label=label[rows], place=whole.place[rows]
-  )
+  apply = apply if isinstance(apply, Partial) else Partial(apply)
+  size = max(2, min(batch_size, len(rows)))
+  place = np.arange(len(label), dtype=np.int32)
+  whole = Subject(apply, image, label, place, size)
+  subject = Subject(apply, image[rows], label[rows], place[rows], size)
   saved = _read(found, image) if found else {}
   before = jax.tree.map(lambda x: x[rows], saved)
   with jax.default_matmul_precision('highest'):
