@@ -102,7 +102,7 @@ MEANINGS: dict[str, Meaning] = {
   ),
   'scale': Meaning(
     ('cross-entropy minus targeted', 'median logit gap'),
-    'Attacks that see the scale of the logits and that do not agree.',
+    'Attacks that see the scale of the logits agree with those that do not.',
     'The scale of the logits blinds the cross-entropy: trust only attacks '
     'that are invariant to it, such as APGD-T.',
   ),
