@@ -4,9 +4,9 @@ python -m benchmarks.autoattack FOLDER --reference DIR --torch PYTHON
 
 FOLDER is what `benchmarks.autoattack_networks` wrote, DIR a checkout of
 github.com/fra31/auto-attack at a392200. Ours runs in a process of its own for
-each row, with a device for each core; the reference has a thread for each. Both
-run twice: the first time compiles. Rows that take long run once (--once); our
-"warm" is then the first time less what compiling took.
+each row. Both programs have all cores, and run twice: the first time compiles.
+Rows that take long run once (--once); our "warm" is then the first time less
+what compiling took.
 """
 
 import argparse
@@ -85,11 +85,7 @@ def ask(python: str, module: str, spec: dict, cores: set[int]) -> dict:
     stdout=subprocess.PIPE,
     cwd=ROOT,
     check=True,
-    env={
-      **os.environ,
-      'OMP_NUM_THREADS': str(len(cores)),
-      'JAX_NUM_CPU_DEVICES': str(len(cores)),
-    },
+    env={**os.environ, 'OMP_NUM_THREADS': str(len(cores))},
     preexec_fn=lambda: os.sched_setaffinity(0, cores),
   )
   return json.loads(done.stdout.splitlines()[-1])

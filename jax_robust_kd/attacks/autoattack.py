@@ -40,8 +40,7 @@ def autoattack(
     norm: 'linf', 'l2' or 'l1'.
     suite: names of SUITES, or attacks such as 'apgd_ce', 'pgd-20x5'.
     seed: of all draws.
-    batch_size: images of a call, over all devices of this process. On a CPU
-      set `JAX_NUM_CPU_DEVICES` to the number of cores before JAX starts.
+    batch_size: images of a call, over all devices of this process.
     show: told what comes out, such as `print`.
 
   Returns:
