@@ -224,7 +224,7 @@ def make_program(
 
 def _sizes(count: int, runner: Runner, have: Iterable[int]) -> tuple[int, ...]:
   """The buckets; on a CPU one, that keeps all devices or cores as busy."""
-  if jax.default_backend() != 'cpu':
+  if jax.default_backend() != 'cpu' or len(runner.buckets) > 1:
     return runner.buckets
   number = runner.devices.number
   lanes = _num_cores() if number == 1 else 1
