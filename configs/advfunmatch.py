@@ -9,8 +9,8 @@ Twice the radius in training: --config.attack.epsilon=16/255
 Schedule, start of the attack and BatchNorm in it are the base's, RECONSTRUCTED.
 """
 
+from jax_robust_kd import recipes
 from jax_robust_kd.config import base_config
-from jax_robust_kd.core import UserError
 
 ARMS = dict(plain={}, cutout={'cutout': 16}, cutmix={'cutmix_alpha': 1.0})
 ARMS.update(mixup={'mixup_alpha': 1.0}, randaugment={'policy': 'randaugment'})
@@ -24,13 +24,7 @@ def get_config(dataset='cifar10'):
   c.method.update(teaching='same')
   c.teacher.config = f'configs/teacher.py:{dataset}'
   default = 'cutout' if dataset == 'digits' else 'autoaugment'
-  for arm in (arms or default).split('+'):
-    if arm not in ARMS:
-      raise UserError(
-        f'advfunmatch.py:{dataset},{arms} names an unknown augmentation '
-        f'{arm!r}; join any of {sorted(ARMS)} by +'
-      )
-    c.data.augment.update(ARMS[arm])
+  recipes.augment(c, arms or default, ARMS)
   if dataset == 'digits' and c.data.augment.cutout:
     c.data.augment.cutout = 2
   return c

@@ -4,6 +4,7 @@ Each changes a config from `base_config` where it lies.
 """
 
 from jax_robust_kd.config import Config
+from jax_robust_kd.core import UserError
 
 
 def feature_distillation(c: Config) -> None:
@@ -29,3 +30,23 @@ def adaptive_distillation(c: Config) -> None:
   c.optimizer.update(epochs=200, schedule='step', milestones=(0.5, 0.75))
   c.optimizer.update(learning_rate=0.1, momentum=0.9, nesterov=False)
   c.optimizer.update(weight_decay=5e-4, decay_on='all')
+
+
+def augment(c: Config, names: str, known: dict[str, dict]) -> None:
+  """Adds augmentations, named as 'cutout+cutmix', to the config's own.
+
+  Args:
+    c: changed.
+    names: keys of `known`, joined by +.
+    known: name -> keys of data.augment.
+
+  Raises:
+    UserError: an unknown name.
+  """
+  for name in names.split('+'):
+    if name not in known:
+      raise UserError(
+        f'augmentation {name!r} in the name of the config is unknown; join any '
+        f'of {sorted(known)} by +'
+      )
+    c.data.augment.update(known[name])
