@@ -17,6 +17,7 @@ from jax.tree_util import Partial
 
 from benchmarks.autoattack_networks import Network, load
 from jax_robust_kd.attacks import Budget, programs, suite
+from jax_robust_kd.attacks.jobs import plan
 
 
 def _logits(apply, dtype, weights, image):
@@ -34,7 +35,7 @@ def attack(network: Network, dtype, epsilon: float) -> tuple[int, list[float]]:
   for _ in range(2):
     begin = time.perf_counter()
     found = suite.run_jobs(
-      suite.plan(('autoattack',), Budget('linf', epsilon, epsilon / 4)),
+      plan(('autoattack',), Budget('linf', epsilon, epsilon / 4)),
       attacked,
       network.apply,
       lambda rows: network.image[rows],

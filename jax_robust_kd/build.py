@@ -17,7 +17,7 @@ from jax_robust_kd import (
   threat,
 )
 from jax_robust_kd import config as config_lib
-from jax_robust_kd.attacks import SUITES, Budget, ascent, names, suite
+from jax_robust_kd.attacks import SUITES, Budget, ascent, jobs
 from jax_robust_kd.config import Config, check_arguments
 from jax_robust_kd.core import AXIS, ROBUST, Method, TrainState, UserError
 from jax_robust_kd.methods import METHODS
@@ -99,8 +99,7 @@ def _check_attacks(c: Config, mode: str) -> None:
     )
   for field, specs in (('attack', validates), ('suite', tuple(c.eval.suite))):
     try:
-      names.check_deterministic(specs, make_budget(c))
-      suite.plan(specs, make_budget(c))
+      jobs.plan_keyless(specs, make_budget(c))
     except UserError as error:
       raise UserError(f'eval.{field}: {error}') from None
 

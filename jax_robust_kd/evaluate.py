@@ -16,31 +16,14 @@ import numpy as np
 
 from jax_robust_kd import cluster, data, parallel
 from jax_robust_kd.attacks import Budget, Result, packing, programs
-from jax_robust_kd.attacks.names import check_deterministic
-from jax_robust_kd.attacks.suite import (
-  Job,
-  Store,
-  make_job,
-  num_steps,
-  plan,
-  run_jobs,
-)
+from jax_robust_kd.attacks.jobs import num_steps, plan_keyless
+from jax_robust_kd.attacks.suite import Store, make_job, run_jobs
 from jax_robust_kd.core import PyTree, RunError
 
 
 def logits_of(forward: Callable) -> Callable:
   """Returns (variables, image) -> logits, in evaluation mode."""
   return lambda variables, image: forward(variables, image, 'eval').logits
-
-
-def plan_keyless(suite: tuple[str, ...], budget: Budget) -> list[Job]:
-  """Plans attacks on networks that take no keys.
-
-  Raises:
-    UserError: an unknown attack, or one on networks with randomness.
-  """
-  check_deterministic(suite, budget)
-  return plan(suite, budget)
 
 
 def pixels(split: data.Split, rows: np.ndarray) -> np.ndarray:

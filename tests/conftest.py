@@ -1,5 +1,6 @@
 """Shared by all tests: two virtual CPU devices, small networks and data."""
 
+import gc
 import os
 
 # Before JAX starts: the tests run on two devices and nothing but the CPU.
@@ -13,15 +14,31 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 import jax.numpy as jnp
 import optax
 import pytest
 
 from jax_robust_kd import averages, data, models
-from jax_robust_kd.attacks import ascent
+from jax_robust_kd.attacks import ascent, programs
 from jax_robust_kd.core import CLEAN, ROBUST
 from jax_robust_kd.models.layers import classify, make_layers
 from jax_robust_kd.train_step import Recipe, create_state, train_step
+
+
+@pytest.fixture(scope='module', autouse=True)
+def forget_programs():
+  """Frees what a module's tests compiled.
+
+  A program on a CPU is some hundred memory maps of its process, of which Linux
+  allows 65,530: with all tests in one process, JAX crashed near the end.
+  """
+  yield
+  jax.config.update('jax_compilation_cache_dir', None)
+  compilation_cache.reset_cache()
+  programs._kept.cache_clear()
+  jax.clear_caches()
+  gc.collect()
 
 
 @pytest.fixture(scope='session')

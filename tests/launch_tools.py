@@ -138,4 +138,7 @@ def _ended(pid: int) -> bool:
   except ProcessLookupError:
     return True
   status = Path(f'/proc/{pid}/stat')  # one that nobody waited for has ended too
-  return status.exists() and status.read_text().split()[2] == 'Z'
+  try:
+    return status.read_text().split()[2] == 'Z'
+  except FileNotFoundError:
+    return Path('/proc').is_dir()  # it ended just now

@@ -12,6 +12,7 @@ import pytest
 from jax_robust_kd import attacks
 from jax_robust_kd.attacks import Budget, names, programs, suite
 from jax_robust_kd.attacks.autoattack import check_images
+from jax_robust_kd.attacks.jobs import num_steps, plan
 from jax_robust_kd.attacks.packing import Rows
 from jax_robust_kd.core import UserError
 
@@ -89,7 +90,7 @@ def test_packing_changes_no_image(spec):
   image, label = digits()
   rows = Rows(image, label.astype(np.int32), np.arange(IMAGES, dtype=np.int32))
   apply = Partial(golden_digits.logits_fn)
-  job = suite.plan((spec,), Budget('linf', 0.05, 0.01))[-1]
+  job = plan((spec,), Budget('linf', 0.05, 0.01))[-1]
   results = []
   for buckets in ((IMAGES,), (7,), (16, 3)):
     runner = programs.Runner(buckets)
@@ -186,7 +187,7 @@ def test_two_devices_find_what_one_finds():
   image, label = digits()
   rows = Rows(image, label.astype(np.int32), np.arange(IMAGES, dtype=np.int32))
   apply = Partial(golden_digits.logits_fn)
-  job = suite.plan(('apgd_ce-20',), Budget('linf', 0.05, 0.01))[-1]
+  job = plan(('apgd_ce-20',), Budget('linf', 0.05, 0.01))[-1]
   two = programs.Devices(2, parallel.pmap_rows)
   a, b = (
     suite.make_job(job, 0, runner)(apply, apply, rows)
@@ -306,7 +307,7 @@ TABLE = [
 
 def _jobs(spec, norm):
   suite_of = (spec,) if spec else tuple(row[0] for row in ALONE)
-  return suite.plan(suite_of, Budget(norm, 0.1, 0.03))[1:]
+  return plan(suite_of, Budget(norm, 0.1, 0.03))[1:]
 
 
 @pytest.mark.parametrize('spec,norm,expected', TABLE)
@@ -325,6 +326,19 @@ def test_settings_of_the_reference(spec, norm, expected):
     starts = 2 if norm == 'l1' and name.startswith('apgd') else 0
     assert job.attack.num_steps(job.budget) == steps + starts
     assert job.budget.num_eot == draws
+
+
+def test_steps_that_progress_counts():
+  suite_of = ('fgsm', 'pgd-20x3', 'apgd_t-7', 'square-30')
+  planned = plan(suite_of, Budget('linf', 0.1, 0.03))
+  steps = {job.column: num_steps(job, num_classes=4) for job in planned}
+  assert steps == {
+    'clean': 1,
+    'fgsm': 1,
+    'pgd-20x3': 60,
+    'apgd_t-7': 21,
+    'square-30': 30,
+  }
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from jax_robust_kd.attacks import Budget, autoattack, programs
-from jax_robust_kd.attacks.suite import plan, run_jobs
+from jax_robust_kd.attacks.jobs import plan
+from jax_robust_kd.attacks.suite import run_jobs
 from jax_robust_kd.checks.report import MEANINGS, as_table
 
 DOCS = Path(__file__).parent.parent / 'docs'

@@ -23,7 +23,7 @@ from jax_robust_kd import build, checkpoint, data, evaluate, main, models, optim
 from jax_robust_kd import config as config_lib
 from jax_robust_kd import train as train_lib
 from jax_robust_kd.attacks import ATTACKS, Budget, ascent, plain
-from jax_robust_kd.attacks.suite import plan
+from jax_robust_kd.attacks.jobs import plan
 from jax_robust_kd.core import (
   AXIS,
   Ascent,

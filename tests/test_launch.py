@@ -31,7 +31,7 @@ import pytest
 import yaml
 
 SHELL = sorted([*LAUNCH.glob('*.sh'), LAUNCH / 'slurm.sbatch'])
-LOCAL = 'local.sh --processes 3 --devices 2 --grace 1'
+LOCAL = 'local.sh --processes 3 --devices 2'
 # A walk from nothing to nothing; `run` twice: the second time it goes on.
 WALKS = {
   'share.sh': ['create', 'address', 'delete'],
@@ -236,7 +236,7 @@ def test_create_waits_and_says_when_it_is_hopeless(place):
   assert 'delete, then create' in launch(place, 'tpu.sh create', code=2)
 
 
-def until(condition, seconds: float = 20) -> None:
+def until(condition, seconds: float = 60) -> None:
   end = time.monotonic() + seconds
   while not condition():
     assert time.monotonic() < end, 'it did not happen'
@@ -361,7 +361,7 @@ def test_slurm_shell_outlives_sigterm(place):
   )
   until((place.folder / 'started').exists)
   shell.send_signal(signal.SIGTERM)
-  assert shell.wait(10) == 75
+  assert shell.wait(60) == 75
   assert calls(place) == [['scontrol', 'requeue', '7']]
 
 
@@ -518,15 +518,15 @@ def test_local_ends_the_others_when_one_dies(place):
   plan(place, 1, 'kill')
   plan(place, 2, 'wait')
   start = time.monotonic()
-  local(place, 137, '--retries', '0')
-  assert time.monotonic() - start < 5
-  assert alive(place) == []
+  local(place, 137, '--retries', '0', '--grace', '1')
+  assert time.monotonic() - start < 30  # the deaf one would go on for ever
+  until(lambda: alive(place) == [])
 
 
 def test_local_leaves_no_worker_behind(place):
   plan(place, 2, 'worker')
   local(place, 0)
-  assert alive(place) == []
+  until(lambda: alive(place) == [])
 
 
 @pytest.mark.parametrize('kind', [signal.SIGTERM, signal.SIGINT])
@@ -543,11 +543,10 @@ def test_local_passes_sigterm_on(place, kind):
   logs = [place.folder / 'w' / f'process-{i}.log' for i in (1, 2)]
   until(lambda: all(x.exists() and 'speaks' in x.read_text() for x in logs))
   until(lambda: len(program_calls(place, 0)) == 1)
-  time.sleep(0.1)  # until their traps are set
   launcher.send_signal(kind)
-  assert launcher.wait(10) == 75, 'asked to stop: no restart'
+  assert launcher.wait(60) == 75, 'asked to stop: no restart'
   assert all('told' in log.read_text() for log in logs)
-  assert alive(place) == []
+  until(lambda: alive(place) == [])
 
 
 def test_local_dry_run(place):

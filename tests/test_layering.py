@@ -39,6 +39,7 @@ SHARED = {  # fmt: skip
     'programs',
     'packing',
     'suite',
+    'jobs',
     'names',
     'l1',
     'hyperplane',

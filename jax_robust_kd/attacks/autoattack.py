@@ -8,8 +8,9 @@ import numpy as np
 
 from jax_robust_kd import parallel
 from jax_robust_kd.attacks.gradient import Budget
+from jax_robust_kd.attacks.jobs import plan
 from jax_robust_kd.attacks.programs import make_runner
-from jax_robust_kd.attacks.suite import Result, plan, run_jobs
+from jax_robust_kd.attacks.suite import Result, run_jobs
 from jax_robust_kd.core import UserError
 
 

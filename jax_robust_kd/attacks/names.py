@@ -134,21 +134,6 @@ SUITES: dict[str, Callable[[Budget], list[tuple[str, Budget]]]] = {
 }
 
 
-def check_deterministic(suite: tuple[str, ...], budget: Budget) -> None:
-  """Refuses suites that average over draws of a network that draws nothing.
-
-  Raises:
-    UserError: there is one.
-  """
-  for spec in suite:
-    parts = SUITES[spec](budget) if spec in SUITES else []
-    if any(part.num_eot > 1 for _, part in parts):
-      raise UserError(
-        f'suite {spec!r} averages over draws of a network with randomness, and '
-        "these networks have none; use 'autoattack'"
-      )
-
-
 def tell_few_classes(
   attacks: list[tuple[Any, Budget]],
   num_classes: int,

@@ -111,8 +111,8 @@ def even_size(
 ) -> int:
   """Returns the batch size that leaves the least work undone on a CPU.
 
-  55 images in batches of 8 on two cores are 4 batches after one another, of
-  which 9 images are padding; in batches of 7 there is one image of padding.
+  On two cores both 55 images in batches of 8 and those in batches of 7 are 4
+  batches after one another; of the 64 and 56 images, 9 and 1 are too many.
 
   Args:
     count: images.

@@ -6,19 +6,15 @@ any other attack sees all images that are correct without it.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 import zlib
 
 import jax
 from jax.tree_util import Partial
 import numpy as np
 
-from jax_robust_kd.attacks.gradient import NUM_STEPS, Budget
-from jax_robust_kd.attacks.names import (
-  SUITES,
-  find_attack,
-  tell_few_classes,
-)
+from jax_robust_kd.attacks.jobs import Job, num_steps
+from jax_robust_kd.attacks.names import tell_few_classes
 from jax_robust_kd.attacks.packing import (
   Attacked,
   Rows,
@@ -26,26 +22,9 @@ from jax_robust_kd.attacks.packing import (
   make_judge,
 )
 from jax_robust_kd.attacks.programs import Runner, check_buckets
-from jax_robust_kd.attacks.stepwise import Stepwise
 from jax_robust_kd.core import RunError, UserError
 
 _POOL = 256  # images at least that are attacked, and kept on disk, at once
-
-
-class Job(NamedTuple):
-  """One column of the result.
-
-  Attributes:
-    column: its name, such as 'pgd-20' or 'autoattack.apgd_t'.
-    attack: as `make_attack` takes it; None for 'clean'.
-    budget: the threat model and the length.
-    after: columns whose survivors it attacks.
-  """
-
-  column: str
-  attack: Any
-  budget: Budget
-  after: tuple[str, ...]
 
 
 class Result(NamedTuple):
@@ -62,51 +41,6 @@ class Result(NamedTuple):
   correct: dict[str, np.ndarray]
   margin: dict[str, np.ndarray]
   adv: dict[str, np.ndarray]
-
-
-def plan(suite: tuple[str, ...], budget: Budget) -> list[Job]:
-  """Returns the jobs of a suite, 'clean' first.
-
-  Args:
-    suite: attacks such as 'pgd-20' or 'square-500', and names of SUITES.
-    budget: the threat model.
-
-  Raises:
-    UserError: an unknown name, or a radius of 0 or less.
-  """
-  if not budget.epsilon > 0:
-    raise UserError(
-      f'epsilon={budget.epsilon} must be above 0; write it in pixel range '
-      '0-1, such as 8/255'
-    )
-  jobs = []
-  for spec in suite:
-    if spec not in SUITES:
-      jobs.append(Job(spec, *find_attack(spec, budget), ('clean',)))
-      continue
-    before = ('clean',)
-    for name, parts in SUITES[spec](budget):
-      column = f'{spec}.{name}'
-      jobs.append(Job(column, *find_attack(name, parts), before))
-      before = (*before, column)
-  draws = {job.budget.num_eot for job in jobs} or {budget.num_eot}
-  if len(draws) > 1:
-    raise UserError(
-      f'suite {suite} mixes attacks on networks with and without randomness; '
-      "evaluate 'autoattack_rand' alone"
-    )
-  plain = budget._replace(num_eot=draws.pop())
-  return [Job('clean', None, plain, ()), *jobs]
-
-
-def num_steps(job: Job, num_classes: int) -> int:
-  """Returns the steps that a job takes at most for each image."""
-  if job.attack is None:
-    return 1
-  if isinstance(job.attack, Stepwise):
-    runs = job.attack.num_runs(job.budget, num_classes)
-    return runs * job.attack.num_steps(job.budget)
-  return job.budget.num_restarts * (job.budget.num_steps or NUM_STEPS)
 
 
 class Store(NamedTuple):

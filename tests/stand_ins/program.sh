@@ -9,14 +9,18 @@ for word in "$@"; do
   before=$word
 done
 mkdir -p "$PLAN"
-printf '%s\n' "$JAX_PLATFORMS $JAX_NUM_CPU_DEVICES $*" >>"$PLAN/$id.calls"
-echo "$$" >>"$PLAN/pids"
-times=$(($(wc -l <"$PLAN/$id.calls")))
+touch "$PLAN/$id.calls"
+times=$(($(wc -l <"$PLAN/$id.calls") + 1))
 step=$(sed -n "${times}p" "$PLAN/$id" 2>/dev/null)
+case $step in # before anybody can know that it has started
+  wait) trap 'echo told; exit 75' TERM ;;
+  deaf) trap '' TERM ;;
+esac
+echo "$$" >>"$PLAN/pids"
+printf '%s\n' "$JAX_PLATFORMS $JAX_NUM_CPU_DEVICES $*" >>"$PLAN/$id.calls"
 echo "process $id speaks"
 case $step in
-  wait) trap 'echo told; exit 75' TERM; while sleep 0.05; do :; done ;;
-  deaf) trap '' TERM; while sleep 0.05; do :; done ;;
+  wait | deaf) while sleep 0.05; do :; done ;;
   kill) kill -KILL $$ ;;
   worker) sleep 1000 & echo $! >>"$PLAN/pids" ;;
   *) exit "${step:-0}" ;;
