@@ -10,6 +10,7 @@ os.environ.setdefault('JAX_NUM_CPU_DEVICES', '2')
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 
 from functools import cache, partial
+from pathlib import Path
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -27,15 +28,28 @@ from jax_robust_kd.train_step import Recipe, create_state, train_step
 
 
 @pytest.fixture(scope='module', autouse=True)
-def forget_programs():
-  """Frees what a module's tests compiled.
-
-  A program on a CPU is some hundred memory maps of its process, of which Linux
-  allows 65,530: with all tests in one process, JAX crashed near the end.
-  """
+def own_programs():
+  """Frees what a module's tests compiled, in memory and on disk."""
   yield
+  forget_programs()
   jax.config.update('jax_compilation_cache_dir', None)
   compilation_cache.reset_cache()
+
+
+@pytest.fixture(autouse=True)
+def few_maps():
+  """Frees programs before there are too many.
+
+  One on a CPU is some hundred memory maps of its process, of which Linux allows
+  65,530. Where it has no more JAX crashes.
+  """
+  yield
+  maps = Path('/proc/self/maps')
+  if maps.exists() and maps.read_bytes().count(b'\n') > 20_000:
+    forget_programs()
+
+
+def forget_programs():
   programs._kept.cache_clear()
   jax.clear_caches()
   gc.collect()

@@ -539,6 +539,8 @@ def test_local_passes_sigterm_on(place, kind):
     env=dict(place.env, PYTHON=str(STAND_INS / 'program.sh')),
     stdout=subprocess.DEVNULL,
     stderr=subprocess.DEVNULL,
+    # A shell cannot trap what is ignored, as Ctrl-C is in the background.
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   )
   logs = [place.folder / 'w' / f'process-{i}.log' for i in (1, 2)]
   until(lambda: all(x.exists() and 'speaks' in x.read_text() for x in logs))

@@ -166,13 +166,15 @@ def test_wrong_number_of_images(archives, tmp_path, capsys, monkeypatch):
 SLOW = """
 import os, sys, time
 from jax_robust_kd.data import cifar, prepare
-root, archives, sha256, seconds = sys.argv[1:]
+root, archives, sha256, gate = sys.argv[1:]
 cifar.ARCHIVES['cifar10'] = cifar.ARCHIVES['cifar10']._replace(
   sha256=sha256, num_train=40, num_test=10)
 examples = cifar._examples
 def slow(*args):
   print('begun', flush=True)
-  time.sleep(float(seconds))
+  end = time.monotonic() + 100
+  while not os.path.exists(gate) and time.monotonic() < end:
+    time.sleep(0.05)
   yield from examples(*args)
 cifar._examples = slow
 sys.exit(prepare.main(['--name=cifar10', '--data_dir=' + root,
@@ -180,19 +182,21 @@ sys.exit(prepare.main(['--name=cifar10', '--data_dir=' + root,
 """
 
 
-def _start(root, archives, seconds):
+def _start(root, archives):
+  """Starts a process that goes on once there is a file `gate`."""
   sha256 = cifar.ARCHIVES['cifar10'].sha256
   return subprocess.Popen(
-    [sys.executable, '-c', SLOW, str(root), str(archives), sha256, seconds],
+    [sys.executable, '-c', SLOW, str(root), str(archives), sha256,
+     str(root / 'gate')],
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
     cwd=ROOT,
-  )
+  )  # fmt: skip
 
 
 def test_killed_in_the_middle(archives, tmp_path):
-  process = _start(tmp_path, archives, '60')
+  process = _start(tmp_path, archives)
   assert 'begun\n' in iter(process.stdout.readline, '')
   process.send_signal(signal.SIGKILL)
   process.communicate()
@@ -204,15 +208,18 @@ def test_killed_in_the_middle(archives, tmp_path):
 
 
 def test_twice_at_once(archives, tmp_path):
-  first = _start(tmp_path, archives, '2')
+  first = _start(tmp_path, archives)
   assert 'begun\n' in iter(first.stdout.readline, '')
-  second = _start(tmp_path, archives, '0')
-  for process, waited in ((first, False), (second, True)):
+  second = _start(tmp_path, archives)
+  said = iter(second.stderr.readline, '')
+  assert any('waiting: another process prepares cifar10' in x for x in said)
+  (tmp_path / 'gate').touch()
+  for process in (first, second):
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert 'all whole' in out
     assert 'NOT COMPLETE: cifar10 was published with 50000' in out
-    assert ('waiting: another process prepares cifar10' in err) == waited
+    assert 'waiting' not in err  # the second has said so, once
   assert len(_found(tmp_path)[1]) == TRAIN
 
 
