@@ -237,7 +237,7 @@ def _compile(
   """Compiles for arguments like these, with matrix products in full float32."""
   with jax.default_matmul_precision('highest'):
     lowered = devices.compile(function).lower(shared, rows)
-    return lowered.compile(_quickly() if seldom else None)
+    return lowered.compile(_options(seldom))
 
 
 @functools.lru_cache(maxsize=64)
@@ -255,13 +255,15 @@ def _kinds(shared: PyTree, rows: PyTree) -> tuple[Hashable, ...]:
   return tree, tuple(map(jax.typeof, leaves)), tuple(places)
 
 
-def _quickly() -> dict | None:
-  """Options of a compiler that should be done soon: on CPUs in half the time.
+def _options(seldom: bool) -> dict | None:
+  """Options of the compiler on a CPU, where its own level is 3.
 
-  Random numbers are most of that, and come as fast.
+  Programs that run once compile at level 1 in half the time; random numbers are
+  most of that, and come as fast. At level 2 a loop over 16 channels takes 44 us
+  in place of 98, and compiling is somewhat faster.
   """
   here = jax.default_backend() == 'cpu'
-  return {'xla_backend_optimization_level': 1} if here else None
+  return {'xla_backend_optimization_level': 1 if seldom else 2} if here else None
 
 
 def _num_cores() -> int:
