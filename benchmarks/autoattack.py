@@ -6,10 +6,12 @@ FOLDER is what `benchmarks.autoattack_networks` wrote, DIR a checkout of
 github.com/fra31/auto-attack at a392200. Ours runs in a process of its own for
 each row. Both programs have all cores, and run twice: the first time compiles.
 Rows that take long run once (--once); our "warm" is then the first time less
-what compiling took.
+what compiling took. With --seeds N, in place of seconds: how many flags differ
+between seeds 0 to N - 1 of one program, and of the two.
 """
 
 import argparse
+from itertools import combinations
 import json
 import os
 from pathlib import Path
@@ -23,6 +25,7 @@ ROOT = Path(__file__).parent.parent
 # The reference's flags of images on which the two differ are also asked for
 # with these seeds: some images fall for one random start and not for another.
 SEEDS = (1, 2, 3)
+OURS, REFERENCE = 'benchmarks.autoattack', 'benchmarks.reference_worker'
 # Network, norm, radius, images.
 ROWS = (
   ('digits_std', 'linf', 8 / 255, 200),
@@ -91,12 +94,8 @@ def ask(python: str, module: str, spec: dict, cores: set[int]) -> dict:
   return json.loads(done.stdout.splitlines()[-1])
 
 
-def compare(row: tuple, args, cores: set[int]) -> dict:
-  """Returns flags and seconds of both programs, and where they differ.
-
-  'differ' are the images whose flags differ, 'unexplained' those of them whose
-  flag is ours with no seed of the reference's.
-  """
+def specs(row: tuple, args, cores: set[int]) -> tuple[dict, dict]:
+  """Returns what our worker and the reference's are told."""
   name, norm, epsilon, count = row
   spec = dict(
     network=str((args.folder / f'{name}.npz').absolute()),
@@ -112,16 +111,52 @@ def compare(row: tuple, args, cores: set[int]) -> dict:
     threads=len(cores),
     layout='contiguous_format',
   )
-  worker = 'benchmarks.reference_worker'
-  ours = ask(sys.executable, 'benchmarks.autoattack', spec, cores)
-  reference = ask(args.torch, worker, theirs, cores)
+  return spec, theirs
+
+
+def compare_seeds(row: tuple, args, cores: set[int]) -> str:
+  """Returns how many flags differ between any two seeds, and programs."""
+  both = zip((sys.executable, args.torch), (OURS, REFERENCE), strict=True)
+  ours, theirs = (
+    [
+      np.array(
+        ask(python, worker, spec | dict(seed=s, runs=1), cores)['robust']
+      )
+      for s in range(args.seeds)
+    ]
+    for (python, worker), spec in zip(
+      both, specs(row, args, cores), strict=True
+    )
+  )
+  cells = [
+    [int(sum(a != b)) for a, b in pairs]
+    for pairs in (
+      combinations(theirs, 2),
+      combinations(ours, 2),
+      [(a, b) for a in ours for b in theirs],
+    )
+  ]
+  robust = [[int(x.sum()) for x in side] for side in (theirs, ours)]
+  texts = (' '.join(map(str, cell)) for cell in (*robust, *cells))
+  return '| ' + ' | '.join([row[0], f'{row[1]} {row[2]:.4g}', *texts]) + ' |'
+
+
+def compare(row: tuple, args, cores: set[int]) -> dict:
+  """Returns flags and seconds of both programs, and where they differ.
+
+  'differ' are the images whose flags differ, 'unexplained' those of them whose
+  flag is ours with no seed of the reference's.
+  """
+  spec, theirs = specs(row, args, cores)
+  ours = ask(sys.executable, OURS, spec, cores)
+  reference = ask(args.torch, REFERENCE, theirs, cores)
   robust = np.array(ours['robust'])
   differ = unexplained = np.flatnonzero(robust != reference['robust'])
   for seed in SEEDS:
     if not len(unexplained):
       break
     more = theirs | dict(seed=seed, rows=unexplained.tolist(), runs=1)
-    again = np.array(ask(args.torch, worker, more, cores)['robust'])
+    again = np.array(ask(args.torch, REFERENCE, more, cores)['robust'])
     unexplained = unexplained[again != robust[unexplained]]
   return dict(
     ours=ours, reference=reference, differ=differ, unexplained=unexplained
@@ -159,6 +194,13 @@ HEAD = [
 ]  # fmt: skip
 
 
+SEEDS_HEAD = [
+  'network', 'radius', 'robust, reference', 'robust, ours',
+  'flags that differ: reference and reference', 'ours and ours',
+  'ours and reference',
+]  # fmt: skip
+
+
 def main() -> None:
   """Prints the table, row by row."""
   parser = argparse.ArgumentParser(description=__doc__)
@@ -169,17 +211,23 @@ def main() -> None:
   parser.add_argument('--norms', nargs='+', help='only these')
   parser.add_argument('--one_core', action='store_true')
   parser.add_argument('--once', action='store_true', help='ours runs once')
+  parser.add_argument('--seeds', type=int, help='compare so many with another')
   args = parser.parse_args()
   every = sorted(os.sched_getaffinity(0))
   cores = set(every[:1] if args.one_core else every)
-  print('| ' + ' | '.join(HEAD) + ' |')
-  print('|' + '---|' * len(HEAD))
+  head = SEEDS_HEAD if args.seeds else HEAD
+  print('| ' + ' | '.join(head) + ' |')
+  print('|' + '---|' * len(head))
   for row in ROWS:
     if args.networks and row[0] not in args.networks:
       continue
     if args.norms and row[1] not in args.norms:
       continue
-    if (args.folder / f'{row[0]}.npz').exists():
+    if not (args.folder / f'{row[0]}.npz').exists():
+      continue
+    if args.seeds:
+      print(compare_seeds(row, args, cores), flush=True)
+    else:
       print(line(row, compare(row, args, cores), len(cores)), flush=True)
 
 
