@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import tarfile
 import tempfile
 import time
@@ -458,6 +459,14 @@ def test_sky(place, nodes):
 # Processes on this machine, for real.
 
 
+# A shell cannot trap what is ignored, as Ctrl-C is where tests run unattended.
+HEARING = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
 def local(place, code: int, *flags: str, **env: str) -> str:
   words = [*flags, '--', '--config', 'c.py', f'--workdir={place.folder}/w']
   env.setdefault('PYTHON', str(STAND_INS / 'program.sh'))
@@ -533,14 +542,13 @@ def test_local_leaves_no_worker_behind(place):
 def test_local_passes_sigterm_on(place, kind):
   for process in range(3):
     plan(place, process, 'wait')
+  words = ['--', '--workdir', place.folder / 'w']
   launcher = subprocess.Popen(
-    [*shlex.split(f'launch/{LOCAL}'), '--', '--workdir', place.folder / 'w'],
+    [sys.executable, '-c', HEARING, *shlex.split(f'launch/{LOCAL}'), *words],
     cwd=place.repository,
     env=dict(place.env, PYTHON=str(STAND_INS / 'program.sh')),
     stdout=subprocess.DEVNULL,
     stderr=subprocess.DEVNULL,
-    # A shell cannot trap what is ignored, as Ctrl-C is in the background.
-    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   )
   logs = [place.folder / 'w' / f'process-{i}.log' for i in (1, 2)]
   until(lambda: all(x.exists() and 'speaks' in x.read_text() for x in logs))

@@ -19,12 +19,14 @@ from jax_robust_kd.core import AXIS, LossOutput, Method, gather
 from jax_robust_kd.methods import METHODS
 from jax_robust_kd.train_step import train_step
 
-# Arguments that make another program of a method; the others have defaults.
+# Arguments that make another program of a method, or a smaller one of IGAM's
+# discriminator; the others have defaults.
 VARIANTS: dict[str, tuple[str, dict]] = {
   'gacd, bank, both': (
     'gacd',
     dict(negatives='bank', direction='both', bank_size=48),
   ),
+  'igam': ('igam', dict(layers=2, channels=2)),
   'iad II': (
     'iad',
     dict(version='II', robust_weight=0.5, clean_weight=0.25)

@@ -107,6 +107,7 @@ def test_synchronised_batchnorm_is_one_device(one_step, shape):
   compare_first_step(one_step(shape, 'sync'), one_step((1, 1), 'sync'))
 
 
+@pytest.mark.slow  # two more runs of two processes
 @pytest.mark.parametrize('shape', SHAPES[2:], ids=str)
 def test_batchnorm_of_each_device_needs_as_many_devices(one_step, shape):
   compare_first_step(one_step(shape, 'own'), one_step((1, 4), 'own'))
