@@ -40,8 +40,8 @@ def own_programs():
 def few_maps():
   """Frees programs before there are too many.
 
-  One on a CPU is some hundred memory maps of its process, of which Linux allows
-  65,530. Where it has no more JAX crashes.
+  A step on a CPU is up to a thousand memory maps of its process, of which Linux
+  allows 65,530. Where it has no more JAX crashes.
   """
   yield
   maps = Path('/proc/self/maps')
