@@ -134,6 +134,7 @@ def compare_seeds(row: tuple, args, cores: set[int]) -> str:
       combinations(theirs, 2),
       combinations(ours, 2),
       [(a, b) for a in ours for b in theirs],
+      [(np.all(ours, axis=0), np.all(theirs, axis=0))],
     )
   ]
   robust = [[int(x.sum()) for x in side] for side in (theirs, ours)]
@@ -197,7 +198,7 @@ HEAD = [
 SEEDS_HEAD = [
   'network', 'radius', 'robust, reference', 'robust, ours',
   'flags that differ: reference and reference', 'ours and ours',
-  'ours and reference',
+  'ours and reference', 'worst cases over the seeds',
 ]  # fmt: skip
 
 
