@@ -11,7 +11,7 @@ os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -90,10 +90,11 @@ class Tiny(nn.Module):
 
   width: int
   num_classes: int = 10
+  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x, train):
-    conv, norm, act = make_layers(train, jnp.float32, None, 'relu', 'symmetric')
+    conv, norm, act = make_layers(train, self.dtype, None, 'relu', 'symmetric')
     features = {}
     for i, name in enumerate(['stem', 'stage1', 'stage2', 'stage3']):
       stride = 2 if i > 1 else 1
@@ -104,9 +105,9 @@ class Tiny(nn.Module):
 
 
 @cache
-def tiny_network(seed: int, width: int):
+def tiny_network(seed: int, width: int, **fields):
   """As `network`, of a Tiny."""
-  module = Tiny(width)
+  module = Tiny(width, **fields)
   variables = models.init(module, jax.random.key(seed), jnp.zeros((2, 8, 8, 1)))
   return partial(models.forward, module), variables
 
@@ -131,9 +132,9 @@ def sharpened(forward, variables):
 
 
 def small_step(
-  method, digits, batch_size: int = 16, make=network, **changes
+  method, digits, batch_size: int = 16, make=tiny_network, **changes
 ) -> Setup:
-  """Builds a step of a method on digits, with small networks."""
+  """Builds a step of a method on digits, with networks of `make`."""
   student, variables = make(*STUDENT)
   teachers = {
     name: sharpened(*make(*TEACHERS[name])) for name in method.teachers

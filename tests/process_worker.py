@@ -47,7 +47,8 @@ def main(coordinator, number, process, folder, bn):
     0, 4, bn_axis_name=AXIS if bn == 'sync' else None
   )
   setup = small_step(
-      METHODS['trades'](), digits, student=student, tx=optax.sgd(1.0),
+      METHODS['trades'](), digits, make=network, student=student,
+      tx=optax.sgd(1.0),
       augment=data.make_augment(
           num_classes=10, crop_pad=1, flip=True, cutout=2, mixup_alpha=0.0,
           cutmix_alpha=0.0,

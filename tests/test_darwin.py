@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from conftest import small_step, tiny_network
+from conftest import small_step
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,7 +103,7 @@ def test_darwin_does_not_grow_with_its_points(digits):
   sizes, work = [], []
   for number in (2, 6):
     method = METHODS['darwin'](num_points=number)
-    setup = small_step(method, digits, make=tiny_network)
+    setup = small_step(method, digits)
     attack = partial(setup.recipe.maximize, num_steps=6)
     step = on_one_device(setup, maximize=attack)
     args = setup.state, setup.teacher_variables, setup.batch
@@ -134,7 +134,7 @@ def test_darwin_aims_and_weighs_by_one_draw(target, digits, monkeypatch):
     return out._replace(metrics={'aims': found})
 
   watched = method._replace(perturb=perturb, loss=loss)
-  setup = small_step(watched, digits, make=tiny_network)
+  setup = small_step(watched, digits)
 
   @jax.jit  # all but the draws is dead code here
   def aims(state):

@@ -1,9 +1,10 @@
 """Generated images mixed into every batch, with labels or the teacher's."""
 
+from functools import partial
 import itertools
 
+from conftest import small_step
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,7 +12,6 @@ from jax_robust_kd import build, data, methods
 from jax_robust_kd.config import base_config
 from jax_robust_kd.core import AXIS, UserError
 from jax_robust_kd.data.extra import extra_places
-from tests.conftest import small_step
 
 N, EXTRA, BATCH, SHARE = 40, 60, 20, 0.7
 
@@ -189,11 +189,11 @@ def test_the_teacher_labels_what_has_no_label(digits):
     recipe = setup.recipe._replace(teacher_labels=teacher_labels)
     step = setup.step.func  # train_step
     batch = {**setup.batch, 'label': label[None]}
-    _, metrics = jax.vmap(
-      lambda batch: step(recipe, setup.state, setup.teacher_variables, batch),
-      axis_name=AXIS,
-    )(jax.tree.map(jnp.asarray, batch))
-    return float(metrics['loss'][0])
+    mapped = jax.vmap(
+      partial(step, recipe), (None, None, 0), None, axis_name=AXIS
+    )
+    _, metrics = jax.jit(mapped)(setup.state, setup.teacher_variables, batch)
+    return float(metrics['loss'])
 
   given = loss(np.where(unlabelled, seen, own).astype(np.int32), False)
   asked = loss(np.where(unlabelled, -1, own).astype(np.int32), True)

@@ -2,7 +2,7 @@
 
 from functools import cache, partial
 
-from conftest import small_step, tiny_network
+from conftest import small_step
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -144,7 +144,6 @@ def taught(digits):
     setup = small_step(
       METHODS[name](**BESIDES[name]),
       digits,
-      make=tiny_network,
       gradient=seeing(awp(0.01)),
       average=averages.swa(1, 1),
     )

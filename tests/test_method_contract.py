@@ -7,7 +7,7 @@ from collections.abc import Callable
 import functools
 from typing import Any, NamedTuple
 
-from conftest import Setup, small_step, tiny_network
+from conftest import Setup, small_step
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,7 +91,7 @@ def built(request, digits):
   """A method after the other, each for all tests, as pytest orders them."""
   key, arguments = CASES[request.param]
   method = METHODS[key](**arguments)
-  setup = small_step(method, digits, make=tiny_network)
+  setup = small_step(method, digits)
   recipe = setup.recipe._replace(method=showing(method))
   step = sloped(functools.partial(train_step, recipe))
   step = jax.jit(on_one_device(step))
@@ -216,7 +216,7 @@ def test_memory_of_one_device_alone_is_refused(digits):
     return Method(loss, teachers=(), init_memory=init)
 
   def memory_after(join):
-    setup = small_step(remembering(join), digits, make=tiny_network)
+    setup = small_step(remembering(join), digits)
     batch = next(two_devices(digits))
     step = on_one_device(setup.step)
     return jax.eval_shape(step, setup.state, {}, batch)[0].memory['last']

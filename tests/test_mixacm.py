@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from conftest import small_step, tiny_network
+from conftest import network, small_step
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,7 +66,7 @@ def loops(jaxpr):
 def setup(digits):
   """A step of MixACM, with mixup as in its config."""
   mixup = data.make_augment(num_classes=10, mixup_alpha=1.0)
-  return small_step(METHODS['mixacm'](), digits, augment=mixup)
+  return small_step(METHODS['mixacm'](), digits, make=network, augment=mixup)
 
 
 def step_of(setup, name):
@@ -109,9 +109,7 @@ def test_mixacm_costs_what_kd_does(setup):
 def compiled(digits):
   """Returns name -> the compiled step of a method on a tiny network."""
   mixup = data.make_augment(num_classes=10, mixup_alpha=1.0)
-  tiny = small_step(
-    METHODS['mixacm'](), digits, augment=mixup, make=tiny_network
-  )
+  tiny = small_step(METHODS['mixacm'](), digits, augment=mixup)
 
   def build(name):
     step = jax.vmap(step_of(tiny, name), (None, None, 0), None, axis_name=AXIS)

@@ -3,7 +3,7 @@
 from functools import partial
 from types import SimpleNamespace
 
-from conftest import network, small_step
+from conftest import network, small_step, tiny_network
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -174,7 +174,7 @@ def test_replicated_state_is_a_copy_and_needs_one_compile(digits):
 
 
 def test_bfloat16_computes_in_half_and_keeps_weights_in_full(digits):
-  forward, variables = network(0, 4, dtype=jnp.bfloat16)
+  forward, variables = tiny_network(0, 4, dtype=jnp.bfloat16)
   setup = small_step(METHODS['trades'](), digits, student=forward)
   del variables  # the same weights as the float32 network's
   out = forward(
