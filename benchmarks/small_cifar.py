@@ -2,7 +2,9 @@
 
 One student, one optimizer and the same images for all; what a method is stays
 as its config has it: loss, augmentation, start of the attack, BatchNorm in it.
-Its teachers are `small_cifar.py:teacher` and `small_cifar.py:clean_teacher`.
+Without `teacher.checkpoint` its teachers are `small_cifar.py:teacher` and
+`small_cifar.py:clean_teacher`; the table had a better one, see
+`cifar_table.txt`.
 """
 
 from pathlib import Path

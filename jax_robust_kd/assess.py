@@ -94,7 +94,7 @@ def attack(
   images = as_json(c)['data']
   identity = (
     f'{network.sha256} {budget} {count} {images} {c.seed} '
-    f'{c.eval.attack_precision} {results.commit()}'
+    f'{c.eval.attack_precision} {results.code()}'
   )
   suite = tuple(c.eval.suite)
   steps = evaluate.count_steps(suite, budget, network.num_classes)

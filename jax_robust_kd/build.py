@@ -97,6 +97,8 @@ def _check_attacks(c: Config, mode: str) -> None:
     raise UserError(
       f'eval.attack={c.eval.attack!r} is several attacks; choose one'
     )
+  if not c.eval.suite:
+    raise UserError("eval.suite=() attacks nothing; use such as ('pgd-20',)")
   for field, specs in (('attack', validates), ('suite', tuple(c.eval.suite))):
     try:
       jobs.plan_keyless(specs, make_budget(c))

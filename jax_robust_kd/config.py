@@ -89,7 +89,7 @@ def _eval() -> dict:
     epsilon='',
     step_size='',
     num_examples=0,  # of the test split; 0: all
-    batch_size=256,  # over all devices
+    batch_size=256,  # over all devices of a process
     checkpoint='best',  # or 'last'
     attack_precision='float32',  # or 'bfloat16'; float32 always decides
     save_images=True,  # keep adversarial images beside the flags

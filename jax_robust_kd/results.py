@@ -1,6 +1,7 @@
 """What an evaluation leaves on disk: results.json and a line for each image."""
 
 import csv
+import hashlib
 from pathlib import Path
 import subprocess
 
@@ -10,6 +11,7 @@ import numpy as np
 from jax_robust_kd import (
   __version__,
   cluster,
+  corruptions,
   data,
   evaluate,
   models,
@@ -43,9 +45,10 @@ def write(
   write_csv(folder / 'images.csv', table)
   card = make_card(c, network, dataset, found)
   card['corruptions'] = corrupted
-  # The mean over kinds and severities, as RobustBench's card has it.
+  # The mean over all kinds and severities, as RobustBench's card has it.
+  all_of_them = corrupted.keys() == set(corruptions.ALL)
   values = list(corrupted.values())
-  card['corruptions_acc'] = float(np.mean(values)) if values else None
+  card['corruptions_acc'] = float(np.mean(values)) if all_of_them else None
   write_json(folder / 'results.json', {**card, 'images': table})
 
 
@@ -153,6 +156,14 @@ def _precision(c: Config) -> str:
   if c.eval.attack_precision == 'float32':
     return judged
   return f'attacked in {c.eval.attack_precision}, re-scored in {judged}'
+
+
+def code() -> str:
+  """Returns a hash of this package's source, installed or not."""
+  root, text = Path(__file__).parent, hashlib.sha256()
+  for path in sorted(root.rglob('*.py')):
+    text.update(str(path.relative_to(root)).encode() + path.read_bytes())
+  return text.hexdigest()
 
 
 def commit() -> str:

@@ -158,7 +158,7 @@ def test_a_second_call_compiles_nothing():
   def network(weight, x):
     return linear(weight, x)
 
-  assert len(attack_linear(Partial(network, first))[0]) == 3
+  assert len(attack_linear(Partial(network, first))[0]) == 4
   compiled, margin = attack_linear(Partial(network, second), seed=3)
   assert not compiled
   _, alone = attack_linear(lambda x: linear(second, x), seed=3)
@@ -381,6 +381,11 @@ def not_a_number(x):
   return golden_digits.logits_fn(x) * jnp.where(x.sum() > 0, jnp.nan, 1.0)
 
 
+def not_a_gradient(x):
+  """Finite logits, but 0 ** -0.55 in the gradient of a black pixel."""
+  return golden_digits.logits_fn(jnp.where(x > 0, x**0.45, 0.0))
+
+
 def one_class(x):
   return golden_digits.logits_fn(x)[:, :1]
 
@@ -388,6 +393,7 @@ def one_class(x):
 @pytest.mark.parametrize(
   'apply,match',
   [(probabilities, 'probabilities'), (not_a_number, 'finite'),
+   (not_a_gradient, 'gradient of the logits by image 0'),
    (one_class, 'at least 2 classes')],
 )  # fmt: skip
 def test_networks_that_cannot_be_attacked(apply, match):
@@ -403,12 +409,37 @@ def test_networks_that_cannot_be_attacked(apply, match):
     ({'epsilon': -1.0}, 'epsilon=-1.0'),
     ({'norm': 'l3'}, "norm='l3'"),
     ({'suite': ('apgd',)}, "'apgd'"),
+    ({'suite': ()}, r'suite=\(\) attacks nothing'),
     ({'norm': 'l1', 'suite': ('pgd-5',)}, 'no l1 version'),
   ],
 )
 def test_arguments_that_do_not_fit(more, match):
   with pytest.raises(UserError, match=match):
     run(**more)
+
+
+def test_square_needs_no_gradient():
+  found = run(not_a_gradient, count=4, suite=('square-20',))
+  assert found.correct['robust'].shape == (4,)
+
+
+@pytest.mark.parametrize('name', ['pgd', 'fgsm', 'cw', 'apgd_ce', 'square'])
+def test_a_bare_attack_refuses_what_does_not_fit(name):
+  image, label = digits()
+  keys = jax.random.split(jax.random.key(0), 2)
+  attack = getattr(attacks, name)
+  for pixels, norm, epsilon, match in (
+    (np.uint8(255 * image), 'linf', 0.1, 'image is uint8'),
+    (image, 'Linf', 0.1, "norm='Linf' is unknown"),
+    (image, 'linf', 0.0, 'epsilon=0.0'),
+  ):
+    budget = Budget(norm, epsilon, 0.1, num_steps=2)
+    with pytest.raises(UserError, match=match):
+      attack(keys, golden_digits.logits_fn, pixels[:2], label[:2], budget)
+  if name in ('pgd', 'fgsm', 'cw'):
+    budget = Budget('l1', 0.1, 0.1, num_steps=2)
+    with pytest.raises(UserError, match="norm='l1'"):
+      attack(keys, golden_digits.logits_fn, image[:2], label[:2], budget)
 
 
 @pytest.mark.parametrize(

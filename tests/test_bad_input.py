@@ -94,6 +94,9 @@ CASES = {
     'unknown_attack': (
         ["--config.eval.suite=('pgdd-20',)"], ['pgdd-20', 'pgd'],
     ),
+    'no_attack': (
+        ['--config.eval.suite=()'], ['eval.suite', 'attacks nothing', 'pgd-20'],
+    ),
     'no_attack_in_l1': (
         ['--config.eval.norm=l1', "--config.eval.suite=('apgd_ce',)"],
         ['eval.attack', 'pgd-10', 'l1', 'apgd_ce'],

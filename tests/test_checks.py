@@ -146,7 +146,7 @@ def test_pgd_and_noise_stay_in_the_ball_and_reach_its_edge(norm):
   changes = dict(norm=norm, epsilon=epsilon, steps=8)
   adv = programs.record(model, **settings(**changes)).adv
   attacked = {'pgd': subject.Attacked(np.ones(4, bool), adv)}
-  found = basic.box(model, attacked, norm, epsilon)
+  found = basic.box((model, attacked), norm=norm, epsilon=epsilon)
   assert found.level == 'green', found
   # All norms allow the mean to move by 0.1, and PGD finds it.
   np.testing.assert_allclose(
@@ -372,6 +372,24 @@ def test_targets():
   }  # fmt: skip
 
 
+def test_scale():
+  """Red where the logits may be why; a small gap leaves it a warning."""
+  flags = np.arange(100)
+  ce = subject.Attacked(flags < 90, None)
+  quiet = grey(np.full(100, 0.9), batch_size=100)  # a gap of 7.2
+  loud = quiet._replace(
+    apply=jax.tree_util.Partial(lambda x: 10 * brightness(x))
+  )
+  for model, gap, rest in ((quiet, 'green', 'amber'), (loud, 'amber', 'red')):
+    for aimed, expected in ((88, 'green'), (86, 'amber'), (84, rest)):
+      attacked = {
+        'apgd_ce': ce,
+        'apgd_t': subject.Attacked(flags < aimed, None),
+      }
+      found = attacking.scale(model, attacked)
+      assert found.level == max(expected, gap, key=checks.LEVELS.index), aimed
+
+
 def test_square_and_noise_are_compared_per_image():
   by_gradients = np.arange(100) < 50
   # As many broken, but others.
@@ -403,8 +421,9 @@ def test_box_in_float64(change, epsilon, key):
   alive = np.ones(2, bool)
   good = subject.Attacked(alive, model.image - np.float32(0.1))
   bad = subject.Attacked(alive, model.image + np.float32(change))
-  assert basic.box(model, {'good': good}, 'linf', 0.1).level == 'green'
-  found = basic.box(model, {'good': good, 'bad': bad}, 'linf', epsilon)
+  all_good = model, {'good': good}
+  assert basic.box(all_good, norm='linf', epsilon=0.1).level == 'green'
+  found = basic.box(all_good, (model, {'b': bad}), norm='linf', epsilon=epsilon)
   assert found.level == 'red' and found.value[key] > 0
 
 

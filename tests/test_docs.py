@@ -93,7 +93,7 @@ SUITE = ('fgsm', 'pgd-3x2', 'apgd_ce-4', 'apgd_dlr-4', 'apgd_t-4', 'fab-2',
 
 @pytest.mark.parametrize('buckets', [(16,), (16, 4)])
 def test_how_many_programs_the_page_says_are_compiled(buckets, monkeypatch):
-  """1 for the score, 1 for each plain attack, 2 for each size for others."""
+  """1 for score, gradient and each plain attack, 2 a size for all others."""
   compiled = []
   original = programs._compile
 
@@ -120,7 +120,13 @@ def test_how_many_programs_the_page_says_are_compiled(buckets, monkeypatch):
   )
   each = 6 * len(buckets)
   counts = {name: compiled.count(name) for name in set(compiled)}
-  assert counts == {'_score': 1, '_whole': 2, '_begin': each, '_go': each}
+  assert counts == {
+    '_score': 1,
+    '_probe': 1,
+    '_whole': 2,
+    '_begin': each,
+    '_go': each,
+  }
 
 
 def test_flags_and_margins_mean_what_the_page_says():

@@ -9,9 +9,19 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jax_robust_kd.core import Array, Ascent
+from jax_robust_kd.core import Array, Ascent, UserError
 
 _TINY = 1e-12  # keeps the direction of a zero gradient finite
+
+
+def check_norm(norm: str, known: tuple[str, ...]) -> None:
+  """Refuses a norm that an attack does not know.
+
+  Raises:
+    UserError: it is not one of `known`.
+  """
+  if norm not in known:
+    raise UserError(f'norm={norm!r} is unknown here; use one of {known}')
 
 
 def _norms(x: Array) -> Array:
@@ -103,7 +113,11 @@ def ascent(
 
   Returns:
     The last iterate and the whole path; no gradient flows into either.
+
+  Raises:
+    UserError: another norm.
   """
+  check_norm(norm, ('linf', 'l2'))
   gradient = jax.grad(lambda x: jnp.sum(loss_fn(x)))
 
   def step(adv, _):

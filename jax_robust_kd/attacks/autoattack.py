@@ -7,6 +7,7 @@ from jax.tree_util import Partial
 import numpy as np
 
 from jax_robust_kd import parallel
+from jax_robust_kd.attacks.ascent import check_norm
 from jax_robust_kd.attacks.gradient import Budget
 from jax_robust_kd.attacks.jobs import plan
 from jax_robust_kd.attacks.programs import make_runner
@@ -50,11 +51,12 @@ def autoattack(
 
   Raises:
     UserError: images that are not floats in [0, 1], labels that do not fit,
-      probabilities for logits, logits that are not finite, one class, a radius
-      of 0 or less, an unknown norm or attack.
+      probabilities for logits, logits or gradients that are not finite, one
+      class, a radius of 0 or less, an unknown norm or attack, no attack.
   """
-  if norm not in ('linf', 'l2', 'l1'):
-    raise UserError(f"norm={norm!r} is unknown; use 'linf', 'l2' or 'l1'")
+  check_norm(norm, ('linf', 'l2', 'l1'))
+  if not suite:
+    raise UserError("suite=() attacks nothing; use ('autoattack',)")
   image, label = check_images(image, label)
   budget = Budget(norm, epsilon, step_size=epsilon / 4)
   jobs = plan(suite, budget)
@@ -109,6 +111,11 @@ def check_images(
   return image.astype(np.float32), label.astype(np.int32)
 
 
+@jax.jit
+def _call(apply: Partial, *args) -> jax.Array:
+  return apply(*args)
+
+
 def check_logits(
   apply: Partial, image: np.ndarray, label: np.ndarray, noisy: bool = False
 ) -> int:
@@ -118,7 +125,7 @@ def check_logits(
     UserError: one class, a label out of range, NaN, or probabilities.
   """
   keys = jax.random.split(jax.random.key(0), len(image))
-  logits = np.asarray(jax.jit(apply)(image, *([keys] if noisy else [])))
+  logits = np.asarray(_call(apply, image, *([keys] if noisy else [])))
   if logits.ndim != 2 or logits.shape[1] < 2:
     raise UserError(
       f'apply returns {logits.shape} for {len(image)} images; it must return '

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jax_robust_kd.attacks.ascent import ascent
-from jax_robust_kd.core import Array, fold_in
+from jax_robust_kd.attacks.ascent import ascent, check_norm
+from jax_robust_kd.core import Array, UserError, fold_in
 from jax_robust_kd.losses import cross_entropy, kl_divergence, margin
 
 LogitsFn = Callable[[Array], Array]
@@ -48,6 +48,36 @@ class Budget(NamedTuple):
   init: str = 'uniform'
   num_targets: int = 9
   num_eot: int = 1
+
+
+def check_epsilon(epsilon: float) -> None:
+  """Refuses a radius of 0 or less.
+
+  Raises:
+    UserError: it is.
+  """
+  if not epsilon > 0:
+    raise UserError(
+      f'epsilon={epsilon} must be above 0; write it in pixel range 0-1, such '
+      'as 8/255'
+    )
+
+
+def check_given(image: Array, budget: Budget, norms: tuple[str, ...]) -> None:
+  """Refuses what an attack would take in silence.
+
+  Raises:
+    UserError: images that are not floats, an unknown norm, or a radius that is
+      known while tracing and 0 or less.
+  """
+  if not jnp.issubdtype(image.dtype, jnp.floating):
+    raise UserError(
+      f'image is {image.dtype}; give floats in [0, 1], for 8-bit images '
+      'image / 255'
+    )
+  check_norm(budget.norm, norms)
+  if isinstance(budget.epsilon, (int, float)):
+    check_epsilon(budget.epsilon)
 
 
 def fgsm(
@@ -100,6 +130,7 @@ def cw(
 
 def _restarts(rng, loss_fn, logits_fn, image, label, budget):
   """Runs all restarts and keeps the largest margin, image by image."""
+  check_given(image, budget, ('linf', 'l2'))
 
   def restart(best, index):
     best_adv, best_margin = best

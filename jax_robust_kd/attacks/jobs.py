@@ -2,8 +2,13 @@
 
 from typing import Any, NamedTuple
 
-from jax_robust_kd.attacks.gradient import NUM_STEPS, Budget, fgsm
-from jax_robust_kd.attacks.names import SUITES, find_attack
+from jax_robust_kd.attacks.gradient import (
+  NUM_STEPS,
+  Budget,
+  check_epsilon,
+  fgsm,
+)
+from jax_robust_kd.attacks.names import ATTACKS, SUITES, find_attack
 from jax_robust_kd.attacks.stepwise import Stepwise
 from jax_robust_kd.core import UserError
 
@@ -34,11 +39,7 @@ def plan(suite: tuple[str, ...], budget: Budget) -> list[Job]:
   Raises:
     UserError: an unknown name, or a radius of 0 or less.
   """
-  if not budget.epsilon > 0:
-    raise UserError(
-      f'epsilon={budget.epsilon} must be above 0; write it in pixel range '
-      '0-1, such as 8/255'
-    )
+  check_epsilon(budget.epsilon)
   jobs = []
   for spec in suite:
     if spec not in SUITES:
@@ -73,6 +74,11 @@ def plan_keyless(suite: tuple[str, ...], budget: Budget) -> list[Job]:
         "these networks have none; use 'autoattack'"
       )
   return plan(suite, budget)
+
+
+def needs_gradient(job: Job) -> bool:
+  """Returns whether it differentiates the network."""
+  return job.attack not in (None, ATTACKS['square'])
 
 
 def num_steps(job: Job, num_classes: int) -> int:

@@ -63,6 +63,20 @@ def _score(budget: Budget, shared: tuple, rows: Rows) -> jax.Array:
   return margin(apply(rows.image, *more), jnp.asarray(rows.label))
 
 
+def make_probe(budget: Budget, key: Key, runner: Runner) -> Callable:
+  """Builds (apply, rows) -> [N] bool: is the gradient by the image finite?"""
+  runner = _one_bucket(runner)
+  probe = make_program('gradient', partial(_probe, budget), runner, True)
+  return lambda apply, rows: probe(apply, _scalars(key, 0), rows)
+
+
+def _probe(budget: Budget, shared: tuple, rows: Rows) -> jax.Array:
+  gradient = jax.grad(
+    lambda x: jnp.sum(_score(budget, shared, rows._replace(image=x)))
+  )(rows.image)
+  return jnp.all(jnp.isfinite(gradient), axis=(1, 2, 3))
+
+
 def _one_bucket(runner: Runner) -> Runner:
   """For what runs once: compiling again would cost more than padding."""
   return runner._replace(buckets=(max(runner.buckets),))

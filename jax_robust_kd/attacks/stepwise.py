@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jax_robust_kd.attacks.gradient import Budget, LogitsFn
+from jax_robust_kd.attacks.gradient import Budget, LogitsFn, check_given
 from jax_robust_kd.core import Array, fold_in
 
 
@@ -84,6 +84,7 @@ def whole(attack: Stepwise) -> Callable:
   def run_all(
     rng: Array, logits_fn: LogitsFn, image: Array, label: Array, budget: Budget
   ) -> Array:
+    check_given(image, budget, ('linf', 'l2', 'l1'))
     more = (rng,) if budget.num_eot > 1 else ()
     num_classes = jax.eval_shape(logits_fn, image, *more).shape[-1]
 

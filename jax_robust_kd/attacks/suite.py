@@ -6,6 +6,7 @@ any other attack sees all images that are correct without it.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 import zlib
 
@@ -13,13 +14,14 @@ import jax
 from jax.tree_util import Partial
 import numpy as np
 
-from jax_robust_kd.attacks.jobs import Job, num_steps
+from jax_robust_kd.attacks.jobs import Job, needs_gradient, num_steps
 from jax_robust_kd.attacks.names import tell_few_classes
 from jax_robust_kd.attacks.packing import (
   Attacked,
   Rows,
   make_attack,
   make_judge,
+  make_probe,
 )
 from jax_robust_kd.attacks.programs import Runner, check_buckets
 from jax_robust_kd.core import RunError, UserError
@@ -98,12 +100,13 @@ def run_jobs(
     The flags, margins and images.
 
   Raises:
-    UserError: the buckets do not fit, one class, or logits are not finite.
+    UserError: unfit buckets, one class, logits or gradients not finite.
   """
   tell_few_classes([job[1:3] for job in jobs], num_classes, show)
   check_buckets(runner.buckets, len(label), runner.devices.number)
   judged = make_judge(jobs[0].budget, lambda: _key(seed, 'score'), runner)
   result = Result({}, {}, {})
+  pool = partial(_take, images, label)
   behind = planned = 0
 
   def tick(steps: int) -> None:
@@ -113,20 +116,23 @@ def run_jobs(
 
   for job in jobs:
     attack = make_job(job, seed, runner._replace(tick=tick), judged)
-
-    def run(rows, attack=attack):
-      pool = Rows(images(rows), label[rows], rows.astype(np.int32))
-      return attack(apply, judge, pool)
-
+    run = lambda rows, attack=attack: attack(apply, judge, pool(rows))  # noqa: E731
     alive = np.ones(len(label), bool)
     for column in job.after:
       alive &= result.correct[column]
     size = max(_POOL, 4 * max(runner.buckets))
     _record(result, job, alive, _in_pools(job, alive, size, run, store))
+    if job.attack is None and any(map(needs_gradient, jobs)):
+      probe = make_probe(job.budget, lambda: _key(seed, 'score'), runner)
+      _check_gradients(lambda rows: probe(apply, pool(rows)), len(label), size)
     planned += num_steps(job, num_classes) * len(label)
     tick(planned - behind)  # images that fell left earlier
     show(f'{job.column} {100 * result.correct[job.column].mean():.1f} %')
   return _with_worst(result, jobs)
+
+
+def _take(images: Callable, label: np.ndarray, rows: np.ndarray) -> Rows:
+  return Rows(images(rows), label[rows], rows.astype(np.int32))
 
 
 def _record(result: Result, job: Job, alive: np.ndarray, found: dict) -> None:
@@ -189,6 +195,18 @@ def _check_finite(margin: np.ndarray) -> None:
     raise UserError(
       f'the logits of image {int(np.argmin(finite))} are not finite; the '
       'network must return finite logits on all images'
+    )
+
+
+def _check_gradients(probe: Callable, count: int, size: int) -> None:
+  rows = np.arange(count)
+  parts = [probe(rows[i : i + size]) for i in range(0, count, size)]
+  finite = np.concatenate(parts)
+  if not finite.all():
+    raise UserError(
+      f'the gradient of the logits by image {int(np.argmin(finite))} '
+      'is not finite (as that of sqrt(x) at 0): attacks by gradients would '
+      'stand still there and call it robust; mend the network'
     )
 
 

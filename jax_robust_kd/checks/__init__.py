@@ -88,7 +88,7 @@ def run(
     show('noise and the rest')
     checks = _report(subject, tried, attacked, budget, effort, seed)
     own = {**ours, 'PGD': attacking.of_pgd(tried)}
-    checks.append(basic.rescoring((whole, saved), (subject, own)))
+    checks += _of_images(budget, (whole, saved), (subject, own))
   if found:
     flags = [np.asarray(each)[rows] for each in found.correct.values()]
     white_box = attacking.by_gradients(tried, attacked)
@@ -191,7 +191,16 @@ def _report(
     attacking.noise(subject, budget, effort, seed, white_box),
     attacking.square(attacked, white_box),
     basic.precision(subject, every),
-    basic.box(subject, every, budget.norm, budget.epsilon),
+  ]
+
+
+def _of_images(
+  budget: Budget, *each: tuple[Subject, dict[str, Attacked]]
+) -> list[Check]:
+  """Looks at all adversarial images there are."""
+  return [
+    basic.box(*each, norm=budget.norm, epsilon=budget.epsilon),
+    basic.rescoring(*each),
   ]
 
 

@@ -100,27 +100,27 @@ def precision(subject: Subject, attacked: dict[str, Attacked]) -> Check:
 
 
 def box(
-  subject: Subject, attacked: dict[str, Attacked], norm: str, epsilon: float
+  *each: tuple[Subject, dict[str, Attacked]], norm: str, epsilon: float
 ) -> Check:
   """Whether adversarial images are in the ball and in [0, 1], in float64.
 
   Args:
-    subject: model and images.
-    attacked: by name.
+    *each: model and images with what attacks left of them, by name.
     norm: 'linf', 'l2' or 'l1'.
     epsilon: radius in pixel range 0-1.
   """
   order = {'linf': np.inf, 'l2': 2, 'l1': 1}[norm]
   # One part in a million, and half a float32 spacing at 1 for each pixel.
-  pixels = subject.image[0].size
+  pixels = each[0][0].image[0].size
   rounding = {'linf': 1, 'l2': np.sqrt(pixels), 'l1': pixels}[norm] * 2.0**-24
   allowed = epsilon * (1 + 1e-6) + rounding
   value = {'beyond epsilon': 0.0, 'beyond [0, 1]': 0.0, 'not finite': 0.0}
-  for each in attacked.values():
-    there = has_image(each)
-    if each.adv is None or not there.any():
+  found = [(subject, one) for subject, part in each for one in part.values()]
+  for subject, one in found:
+    there = has_image(one)
+    if one.adv is None or not there.any():
       continue
-    x = each.adv[there].astype(np.float64)
+    x = one.adv[there].astype(np.float64)
     image = subject.image[there].astype(np.float64)
     value['not finite'] += np.sum(~np.isfinite(x))
     x = np.where(np.isfinite(x), x, image)

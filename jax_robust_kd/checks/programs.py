@@ -36,7 +36,7 @@ class Record(NamedTuple):
     correct: [N] bool, whether the image itself is classified correctly.
     margin: [N, S + 1] largest wrong logit minus the right one.
     loss: [N, S + 1] cross-entropy.
-    flat: [N, S + 1] bool, whether the gradient is exactly 0.
+    flat: [N, S + 1] bool, whether the gradient is exactly 0 or not finite.
     adv: [N, H, W, C] the point of the largest margin.
   """
 
@@ -91,7 +91,8 @@ def _pgd(
     gradient, (loss, value) = jax.grad(look, has_aux=True)(x)
     better = value > jnp.max(seen[0], axis=0)
     best = jnp.where(better[:, None, None, None], x, best)
-    flat = jnp.all(gradient == 0, axis=(1, 2, 3))
+    usable = jnp.isfinite(gradient) & (gradient != 0)
+    flat = ~jnp.any(usable, axis=(1, 2, 3))
     seen = tuple(
       column.at[i].set(now)
       for column, now in zip(seen, (value, loss, flat), strict=True)
