@@ -10,7 +10,7 @@ from jax_robust_kd.config import base_config
 
 def get_config(dataset='cifar10'):
   c = base_config(dataset)
-  c.method = dict(name='adaad', alpha=1.0)
+  c.method = dict(name='adaad', alpha=1.0, scale=1.0)
   c.teacher.config = f'configs/teacher.py:{dataset}'
   if dataset == 'digits':
     return c

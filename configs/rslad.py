@@ -9,7 +9,7 @@ from jax_robust_kd.config import base_config
 
 def get_config(dataset='cifar10'):
   c = base_config(dataset)
-  c.method = dict(name='rslad', alpha=5 / 6)
+  c.method = dict(name='rslad', alpha=5 / 6, scale=1.0)
   c.teacher.config = f'configs/teacher.py:{dataset}'
   if dataset == 'digits':
     return c

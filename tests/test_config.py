@@ -104,6 +104,35 @@ TEMPERATURES = {
     'ard': 30, 'akd2': 2, 'adaiad': 30, 'peeraid': 5, 'mixacm': 4,
 }  # fmt: skip
 SCALES = dict(ard=0.1, rslad=0.1, adaad=0.1, mtard=0.1)
+# weights of the loss, and other numbers of the method.
+NUMBERS = {
+    'trades': dict(beta=6), 'mart': dict(beta=5), 'kd': dict(alpha=0.9),
+    'fitnets': dict(alpha=0, beta=100, gamma=1),
+    'at': dict(alpha=0, beta=1000, gamma=1),
+    'rkd': dict(alpha=0, beta=1, gamma=1, distance=25, angle=50),
+    'crd': dict(alpha=0, beta=0.8, gamma=1, tau=0.07, momentum=0.5,
+                negatives=16384, feature_dim=128),
+    'rrm': dict(beta=0.005), 'ard': dict(alpha=1),
+    'akd2': dict(clean_weight=0.1, robust_weight=0.6),
+    'rslad': dict(alpha=5 / 6), 'adaad': dict(alpha=1),
+    'iad': dict(begin=60 / 200, beta=0.1),
+    'iad,II': dict(begin=40 / 200, beta=0.1, robust_weight=0.5,
+                   clean_weight=0.25),
+    'adaiad': dict(alpha=1, begin=60 / 200, beta=0.1),
+    'kdiga': dict(gradient_weight=1, kl_weight=1),
+    'igam': dict(begin=280 / 320, beta=2, gamma=10 * 32 / 255**2),
+    'mtard': dict(weight_lr=0.025), 'igdm': dict(alpha=5),
+    'peeraid': dict(clean=0.1, label=0, peer=0.1, peer_label=1,
+                    peer_student=0.01),
+    'saad': dict(alpha=1, beta=0, correction=1, entropy_scale=5, order=1),
+    'dgad': dict(beta=0.1), 'advfunmatch': dict(clean_weight=0),
+    'gacd': dict(beta=0.8, tau=0.07, power=1, feature_dim=128),
+    'mixacm': dict(alpha_acm=5, alpha_ce=1, alpha_kl=1, p=1),
+    'darwin': dict(a=1 / 6, b=0.5, tau=0.2),
+}  # fmt: skip
+# The field's usual optimizer: decay on kernels alone, too.
+NESTEROV = ['natural', 'kd', 'kdiga', 'advfunmatch', 'mixacm']
+SWA_FROM = {'akd2': 0.275, 'peeraid': 215 / 300, 'saad': 0.475}
 
 
 def load_recipe(name, dataset):
@@ -124,6 +153,14 @@ def test_recipe_of_the_paper(name):
   assert (o.epochs, drops) == expected[:2]
   found = (o.learning_rate, o.weight_decay, c.data.batch_size)
   assert found == pytest.approx(expected[2:])
+  if o.name == 'sgd':
+    assert (o.momentum, o.nesterov) == (0.9, name in NESTEROV)
+    kernels = name in NESTEROV or name == 'igam'
+    assert o.decay_on == ('kernels' if kernels else 'all')
+  averages = (o.swa_start, o.ema_decay, o.awp_gamma)
+  assert averages == pytest.approx((SWA_FROM.get(name, 0), 0, 0))
+  for key, number in NUMBERS.get(name, {}).items():
+    assert c.method[key] == pytest.approx(number), key
   t, scale = c.method.get('temperature', 1), c.method.get('scale', 1)
   assert t == TEMPERATURES.get(name, 1)
   assert scale == pytest.approx(SCALES.get(name, 1))
