@@ -111,7 +111,8 @@ def test_awp_of_a_config():
 
 
 # A method for each kind of what a step carries: nothing, heads and a bank, a
-# weight and two teachers, a discriminator, a queue over devices, a peer.
+# weight and two teachers, a discriminator, a queue over devices, a peer; and of
+# what it does: passes in a loop, gradients of gradients.
 BESIDES = {
   'kd': {},
   'crd': dict(negatives=8),
@@ -119,6 +120,8 @@ BESIDES = {
   'igam': dict(layers=2, channels=2),
   'gacd': dict(negatives='bank', direction='both', bank_size=48),
   'peeraid': {},
+  'darwin': dict(num_points=2),
+  'igdm': {},
 }
 
 
