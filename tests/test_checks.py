@@ -139,6 +139,19 @@ def test_record_of_one_step_by_hand():
   assert not seen.flat.any()
 
 
+def test_a_gradient_that_is_not_finite_is_none():
+  """That of one black pixel; the second image has none."""
+  model = grey([0.2, 0.3])
+  model.image[0, 0, 0] = 0
+
+  def root(image):
+    return brightness(image) + jnp.sqrt(image[:, 0, 0])
+
+  found = model._replace(apply=jax.tree_util.Partial(root))
+  flat = programs.record(found, **settings(step_size=0.1, random=False)).flat
+  np.testing.assert_array_equal(flat[:, 0], [True, False])
+
+
 @pytest.mark.parametrize('norm', ['linf', 'l2', 'l1'])
 def test_pgd_and_noise_stay_in_the_ball_and_reach_its_edge(norm):
   model = grey([0.02, 0.3, 0.5, 0.98])

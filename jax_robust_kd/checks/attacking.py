@@ -15,7 +15,7 @@ def percent(correct: np.ndarray) -> float:
 
 
 def gradients(tried: Trials) -> Check:
-  """Whether gradient and loss are exactly 0 where PGD stands.
+  """Whether gradient and loss are exactly 0 where PGD stands, or not finite.
 
   In float32 the cross-entropy is 0 from a gap of 17 between the two largest
   logits on, its gradient only from 88 on. A loss of 0 at the start is a warning

@@ -91,8 +91,9 @@ def _pgd(
     gradient, (loss, value) = jax.grad(look, has_aux=True)(x)
     better = value > jnp.max(seen[0], axis=0)
     best = jnp.where(better[:, None, None, None], x, best)
-    usable = jnp.isfinite(gradient) & (gradient != 0)
-    flat = ~jnp.any(usable, axis=(1, 2, 3))
+    axes = (1, 2, 3)
+    lost = ~jnp.all(jnp.isfinite(gradient), axis=axes)
+    flat = jnp.all(gradient == 0, axis=axes) | lost
     seen = tuple(
       column.at[i].set(now)
       for column, now in zip(seen, (value, loss, flat), strict=True)
