@@ -13,7 +13,9 @@ from jax.tree_util import Partial
 import numpy as np
 
 from jax_robust_kd.attacks import SUITES, Budget, Result
+from jax_robust_kd.attacks.ascent import check_norm
 from jax_robust_kd.attacks.autoattack import check_images
+from jax_robust_kd.attacks.gradient import check_epsilon
 from jax_robust_kd.checks import attacking, basic
 from jax_robust_kd.checks.programs import ATTACKS, attack
 from jax_robust_kd.checks.report import (
@@ -103,11 +105,8 @@ def _prepare(
   if np.asarray(image).dtype == np.uint8:
     image = image / np.float32(255)
   image, label = check_images(image, label)
-  if budget.norm not in ('linf', 'l2', 'l1') or not budget.epsilon > 0:
-    raise UserError(
-      f'budget.norm={budget.norm!r} and budget.epsilon={budget.epsilon}; give '
-      "'linf', 'l2' or 'l1' and a radius above 0"
-    )
+  check_norm(budget.norm, ('linf', 'l2', 'l1'))
+  check_epsilon(budget.epsilon)
   like = jax.ShapeDtypeStruct((2, *image.shape[1:]), np.float32)
   shape = jax.eval_shape(apply, like).shape
   if len(shape) != 2 or shape[0] != 2 or shape[1] < 2:
