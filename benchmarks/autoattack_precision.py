@@ -42,7 +42,7 @@ def attack(network: Network, dtype, epsilon: float) -> tuple[int, list[float]]:
       network.label,
       num_classes=10,
       seed=0,
-      runner=programs.Runner(programs.make_buckets(100, 1, (8, 8, 1))),
+      runner=programs.make_runner(100, 100, (8, 8, 1)),
     )
     robust = int(found.correct['robust'].sum())
     seconds.append(time.perf_counter() - begin)

@@ -38,7 +38,7 @@ def make_attack(
 
   Of all rows, where none are given. Each process may ask for others.
 
-  It compiles once for each batch size.
+  It compiles once.
 
   Args:
     forward: (variables, image, mode) -> Output.
@@ -59,14 +59,16 @@ def make_attack(
     variables: PyTree, split: data.Split, rows: np.ndarray | None = None
   ) -> packing.Attacked:
     rows = np.arange(len(split.label)) if rows is None else rows
-    runner = programs.make_runner(batch_size, len(rows), split.image.shape[1:])
-    if runner.buckets not in compiled:
-      compiled[runner.buckets] = make_job(jobs[-1], seed, runner)
+    runner = programs.make_runner(
+      batch_size, len(split.label), split.image.shape[1:]
+    )
+    if runner.size not in compiled:
+      compiled[runner.size] = make_job(jobs[-1], seed, runner)
     apply = Partial(network, variables)
     images = packing.Rows(
       pixels(split, rows), np.asarray(split.label[rows]), rows.astype(np.int32)
     )
-    return compiled[runner.buckets](apply, apply, images)
+    return compiled[runner.size](apply, apply, images)
 
   return run
 
@@ -128,7 +130,7 @@ def evaluate_suite(
     num_classes=num_classes(network, split),
     seed=seed,
     runner=runner._replace(say=show, tick=tick),
-    store=_make_store(folder, identity, keep_adv),
+    store=_make_store(folder, f'{identity} {runner.identity}', keep_adv),
     show=show,
   )
 

@@ -130,7 +130,6 @@ def extract(
   apply = Partial(_features_of(forward), weights)
   shape = images(np.arange(1)).shape[1:]
   runner = make_runner(batch_size, count, shape)
-  runner = runner._replace(buckets=(max(runner.buckets),))
   program = make_program('features', partial(_call), runner)
   parts = [
     program(apply, {}, images(np.arange(first, min(first + _CHUNK, count))))

@@ -93,8 +93,12 @@ def test_result_does_not_depend_on_the_batches(digits):
 def test_kept_flags_are_used_and_only_for_the_same_weights(tmp_path):
   split = grey([0, 120, 255])
   first = run(split, ('fgsm',), folder=tmp_path, identity='a')
+  path = tmp_path / 'clean-0.npz'
+  with np.load(path) as file:
+    identity = file['identity']
+  assert str(identity) == 'a 3 rows, pools of 256'
   margin = np.full(3, 1, np.float32)  # all wrong
-  np.savez(tmp_path / 'clean-0.npz', identity=np.array('a'), margin=margin)
+  np.savez(path, identity=identity, margin=margin)
   resumed = run(split, ('fgsm',), folder=tmp_path, identity='a')
   assert not resumed['robust'].any(), 'the kept flags were not used'
   again = run(split, ('fgsm',), folder=tmp_path, identity='b')

@@ -53,7 +53,7 @@ class Attacked(NamedTuple):
 
 def make_judge(budget: Budget, key: Key, runner: Runner) -> Callable:
   """Builds the program (apply, rows) -> margin [N]."""
-  score = make_program('score', partial(_score, budget), _one_bucket(runner))
+  score = make_program('score', partial(_score, budget), runner)
   return lambda apply, rows: score(apply, _scalars(key, 0), rows)
 
 
@@ -65,7 +65,6 @@ def _score(budget: Budget, shared: tuple, rows: Rows) -> jax.Array:
 
 def make_probe(budget: Budget, key: Key, runner: Runner) -> Callable:
   """Builds (apply, rows) -> [N] bool: is the gradient by the image finite?"""
-  runner = _one_bucket(runner)
   probe = make_program('gradient', partial(_probe, budget), runner, True)
   return lambda apply, rows: probe(apply, _scalars(key, 0), rows)
 
@@ -75,11 +74,6 @@ def _probe(budget: Budget, shared: tuple, rows: Rows) -> jax.Array:
     lambda x: jnp.sum(_score(budget, shared, rows._replace(image=x)))
   )(rows.image)
   return jnp.all(jnp.isfinite(gradient), axis=(1, 2, 3))
-
-
-def _one_bucket(runner: Runner) -> Runner:
-  """For what runs once: compiling again would cost more than padding."""
-  return runner._replace(buckets=(max(runner.buckets),))
 
 
 def make_attack(
@@ -110,7 +104,7 @@ def make_attack(
     find = lambda apply, rows: rows.image  # noqa: E731
   else:
     whole = partial(_whole, attack, budget)
-    program = make_program(name, whole, _one_bucket(runner))
+    program = make_program(name, whole, runner)
     find = lambda apply, rows: program(apply, _scalars(key, 0), rows)  # noqa: E731
 
   def run(apply: Partial, judge: Partial, rows: Rows) -> Attacked:

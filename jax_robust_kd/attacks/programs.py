@@ -1,12 +1,16 @@
-"""Programs for any number of rows, compiled for a few batch sizes only.
+"""Programs for any number of rows, compiled for one batch size only.
 
-The sizes are called buckets: rows are cut into full ones, and the rest is
-padded. On a CPU the batches of a call run at once, one on each device or, where
-there is but one, one on each core: a network small enough to be attacked there
-keeps one core busy, but not two.
+Rows are cut into batches of that size and the last one is padded. The size is
+chosen before an evaluation starts, from its settings alone: rounding differs
+with the batch size, so an image's result must not depend on how many images are
+left or on what the process has compiled before.
+
+On a CPU the batches of a call run at once, one on each device or, where there
+is but one, one on each core: a network small enough to be attacked there keeps
+one core busy, but not two.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 import functools
 from functools import partial
@@ -19,7 +23,7 @@ import jax
 import numpy as np
 
 from jax_robust_kd import parallel
-from jax_robust_kd.core import PyTree, UserError
+from jax_robust_kd.core import PyTree
 
 
 class Devices(NamedTuple):
@@ -50,42 +54,33 @@ ONE_DEVICE = Devices(1, _on_one)
 # compute then stays in a core's cache. Digits in batches of 64 took 1.2 to 1.5
 # times as long for each image as in batches of 16.
 _CPU_PIXELS, _CPU_IMAGES = 8 * 32 * 32, (8, 16)
+_POOL = 256
 
 
 class Runner(NamedTuple):
   """How programs are compiled and batches are cut.
 
   Attributes:
-    buckets: batch sizes, each a multiple of the number of devices.
+    size: rows of every batch, over all devices, of which it is a multiple.
     devices: what programs run on.
     say: told what was compiled and how long it took.
     tick: told how many steps of how many images are behind.
   """
 
-  buckets: tuple[int, ...]
+  size: int
   devices: Devices = ONE_DEVICE
   say: Callable[[str], None] = lambda text: None
   tick: Callable[[int], None] = lambda steps: None
 
+  @property
+  def pool(self) -> int:
+    """Images that are attacked, and kept on disk, at once."""
+    return max(_POOL, 4 * self.size)
 
-def make_buckets(
-  batch_size: int, num_devices: int, image_shape: tuple[int, ...]
-) -> tuple[int, ...]:
-  """Returns the batch size and, if not tiny, a quarter of it.
-
-  On a CPU there is one bucket, of few images.
-
-  Args:
-    batch_size: largest.
-    num_devices: of which each size is a multiple.
-    image_shape: (H, W, C).
-  """
-  if jax.default_backend() == 'cpu':
-    fitting = _CPU_PIXELS // math.prod(image_shape[:2])
-    few = min(max(fitting, _CPU_IMAGES[0]), _CPU_IMAGES[1])
-    return (min(batch_size, few * num_devices),)
-  quarter = batch_size // 4 // num_devices * num_devices
-  return (batch_size, quarter) if quarter >= 8 else (batch_size,)
+  @property
+  def identity(self) -> str:
+    """All that rounding depends on: rows on a device, images of a pool."""
+    return f'{self.size // self.devices.number} rows, pools of {self.pool}'
 
 
 def make_runner(
@@ -93,77 +88,30 @@ def make_runner(
 ) -> Runner:
   """Returns how batches are cut, over all devices of this process.
 
+  On a CPU a device takes few images, the same number however many devices there
+  are; elsewhere its part of the batch.
+
   Args:
     batch_size: images at once at most, over all devices.
     num_images: that there are.
     image_shape: (H, W, C).
   """
   number = parallel.num_devices()
-  size = math.ceil(min(batch_size, num_images) / number) * number
-  buckets = make_buckets(size, number, image_shape)[:num_images]
-  if number == 1:
-    return Runner(buckets)
-  return Runner(buckets, Devices(number, parallel.pmap_rows))
-
-
-def even_size(
-  count: int, bucket: int, lanes: int, multiple: int, have: Iterable[int]
-) -> int:
-  """Returns the batch size that leaves the least work undone on a CPU.
-
-  On two cores both 55 images in batches of 8 and those in batches of 7 are 4
-  batches after one another; of the 64 and 56 images, 9 and 1 are too many.
-
-  Args:
-    count: images.
-    bucket: largest size.
-    lanes: batches that run at once.
-    multiple: what each size is a multiple of.
-    have: sizes that are compiled. One of them is taken, unless all are much
-      smaller than they should be.
-  """
-
-  def slots(size: int) -> int:
-    return math.ceil(count / (size * lanes)) * size * lanes
-
-  rounds = math.ceil(count / (bucket * lanes))
-  best = math.ceil(count / (rounds * lanes * multiple)) * multiple
-  fitting = [size for size in have if 2 * size > best]
-  return min(fitting, key=slots) if fitting else best
-
-
-def check_buckets(buckets: tuple[int, ...], num_images: int, devices: int):
-  """Refuses buckets that cannot be filled.
-
-  Raises:
-    UserError: no bucket, one that is not a multiple of the number of devices,
-      or more buckets than images.
-  """
-  if not buckets or any(b < 1 or b % devices for b in buckets):
-    raise UserError(
-      f'buckets={buckets} must be batch sizes above 0 that divide over '
-      f'{devices} device(s); use multiples of {devices}'
-    )
-  if len(buckets) > num_images:
-    raise UserError(
-      f'buckets={buckets} are more than the {num_images} image(s); give one '
-      'bucket, such as the number of images'
-    )
-
-
-def _cuts(count: int, buckets: tuple[int, ...]) -> Iterator[tuple[int, int]]:
-  """Yields (first row, bucket): the largest that is full, then the smallest."""
-  first, sizes = 0, sorted(buckets, reverse=True)
-  while first < count:
-    size = next((s for s in sizes if s <= count - first), sizes[-1])
-    yield first, size
-    first += size
+  each = math.ceil(min(batch_size, num_images) / number)
+  if jax.default_backend() == 'cpu':
+    fitting = _CPU_PIXELS // math.prod(image_shape[:2])
+    few = min(max(fitting, _CPU_IMAGES[0]), _CPU_IMAGES[1])
+    each = min(few, batch_size, num_images)
+  return Runner(
+    each * number,
+    ONE_DEVICE if number == 1 else Devices(number, parallel.pmap_rows),
+  )
 
 
 def make_program(
   name: str, function: partial, runner: Runner, seldom: bool = False
 ) -> Callable:
-  """Compiles `function` once for each bucket, when first needed.
+  """Compiles `function` for the runner's batch size, when first needed.
 
   Programs outlive the call: the same function of the same network with weights
   of the same shapes finds them again. A network without weights among its
@@ -183,11 +131,11 @@ def make_program(
   number = runner.devices.number
   recipe = (function.func, function.args, runner.devices)
 
-  def prepare(size, *args):
+  def prepare(*args):
     begin = time.perf_counter()
     program = _compile(function, runner.devices, seldom, *args)
     seconds = time.perf_counter() - begin
-    runner.say(f'{name}: compiled for {size} images in {seconds:.1f} s')
+    runner.say(f'{name}: compiled for {runner.size} images in {seconds:.1f} s')
     return program
 
   def call(apply, scalars: PyTree, rows: PyTree) -> PyTree:
@@ -197,38 +145,28 @@ def make_program(
     if jax.tree.leaves(apply):
       programs = _kept(recipe, *_kinds(shared, rows))
     threads = number == 1 and jax.default_backend() == 'cpu'
-    cuts = list(_cuts(count, _sizes(count, runner, programs)))
+    firsts = range(0, count, runner.size)
 
-    def cut(first, size):
+    def cut(first):
       return jax.tree.map(
-        lambda x: _pad(x[first : first + size], size).reshape(
+        lambda x: _pad(x[first : first + runner.size], runner.size).reshape(
           number, -1, *x.shape[1:]
         ),
         rows,
       )
 
-    def run(place):
+    def run(first):
       return jax.tree.map(
         lambda x: np.asarray(x).reshape(-1, *x.shape[2:]),
-        programs[place[1]](shared, cut(*place)),
+        programs[runner.size](shared, cut(first)),
       )
 
-    for first, size in cuts:
-      if size not in programs:
-        programs[size] = prepare(size, shared, cut(first, size))
-    parts = (_pool().map if threads and len(cuts) > 1 else map)(run, cuts)
+    if runner.size not in programs:
+      programs[runner.size] = prepare(shared, cut(0))
+    parts = (_pool().map if threads and len(firsts) > 1 else map)(run, firsts)
     return jax.tree.map(lambda *x: np.concatenate(x)[:count], *parts)
 
   return call
-
-
-def _sizes(count: int, runner: Runner, have: Iterable[int]) -> tuple[int, ...]:
-  """The buckets; on a CPU one, that keeps all devices or cores as busy."""
-  if jax.default_backend() != 'cpu' or len(runner.buckets) > 1:
-    return runner.buckets
-  number = runner.devices.number
-  lanes = _num_cores() if number == 1 else 1
-  return (even_size(count, max(runner.buckets), lanes, number, have),)
 
 
 def _compile(
@@ -242,7 +180,7 @@ def _compile(
 
 @functools.lru_cache(maxsize=64)
 def _kept(*key: Hashable) -> dict:
-  """Programs by bucket: empty at first, for the caller to fill."""
+  """Programs by batch size: empty at first, for the caller to fill."""
   del key
   return {}
 

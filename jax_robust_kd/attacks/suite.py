@@ -23,10 +23,8 @@ from jax_robust_kd.attacks.packing import (
   make_judge,
   make_probe,
 )
-from jax_robust_kd.attacks.programs import Runner, check_buckets
+from jax_robust_kd.attacks.programs import Runner
 from jax_robust_kd.core import RunError, UserError
-
-_POOL = 256  # images at least that are attacked, and kept on disk, at once
 
 
 class Result(NamedTuple):
@@ -92,7 +90,7 @@ def run_jobs(
     label: [N] int32.
     num_classes: K.
     seed: an image's key is a fold of it, of the column and of its row.
-    runner: devices and buckets.
+    runner: devices and batch size.
     store: where units are kept.
     show: told what has come out, in a few words.
 
@@ -100,10 +98,9 @@ def run_jobs(
     The flags, margins and images.
 
   Raises:
-    UserError: unfit buckets, one class, logits or gradients not finite.
+    UserError: one class, logits or gradients not finite.
   """
   tell_few_classes([job[1:3] for job in jobs], num_classes, show)
-  check_buckets(runner.buckets, len(label), runner.devices.number)
   judged = make_judge(jobs[0].budget, lambda: _key(seed, 'score'), runner)
   result = Result({}, {}, {})
   pool = partial(_take, images, label)
@@ -120,7 +117,7 @@ def run_jobs(
     alive = np.ones(len(label), bool)
     for column in job.after:
       alive &= result.correct[column]
-    size = max(_POOL, 4 * max(runner.buckets))
+    size = runner.pool
     _record(result, job, alive, _in_pools(job, alive, size, run, store))
     if job.attack is None and any(map(needs_gradient, jobs)):
       probe = make_probe(job.budget, lambda: _key(seed, 'score'), runner)
