@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jax_robust_kd import checkpoint, models, parallel
-from jax_robust_kd.train_step import create_state
+from jax_robust_kd import models
+from jax_robust_kd.runtime import checkpoint, parallel
+from jax_robust_kd.training.step import create_state
 
 NETWORKS = {
   'resnet18': {},

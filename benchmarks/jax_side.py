@@ -11,13 +11,16 @@ import numpy as np
 
 from benchmarks.jax_profile import profile
 from benchmarks.worker import Work, serve
-from jax_robust_kd import build, cost, data, models, networks, parallel
+from jax_robust_kd import data, models, networks
 from jax_robust_kd.attacks.ascent import ascent, direction, project
 from jax_robust_kd.config import base_config
+from jax_robust_kd.interop import torch_import
 from jax_robust_kd.losses import cross_entropy
-from jax_robust_kd.models import torch_import
 from jax_robust_kd.models.layers import make_layers
-from jax_robust_kd.train_step import train_step
+from jax_robust_kd.planning.flops import count_flops, step_cost
+from jax_robust_kd.runtime import parallel
+from jax_robust_kd.training import build
+from jax_robust_kd.training.step import train_step
 
 _RADIUS = {'epsilon': 8 / 255, 'step_size': 2 / 255}
 
@@ -80,7 +83,7 @@ def step_work(spec: dict) -> Work:
   frozen = dict.fromkeys(asked, teacher.variables)
   function = partial(train_step, recipe)
   shape = dataset.train.image.shape
-  flops = cost.step_cost(function, state, frozen, student.forward, shape)[1]
+  flops = step_cost(function, state, frozen, student.forward, shape)[1]
   facts = {
     'flops': flops,
     'num_params': models.num_params(student.variables['params']),
@@ -146,7 +149,7 @@ def network_work(spec: dict) -> Work:
     'gradient by weights': by_weights,
     'gradient by image': by_image,
   }
-  flops = {n: cost.count_flops(f, *args) for n, f in functions.items()}
+  flops = {n: count_flops(f, *args) for n, f in functions.items()}
   compiled = {
     n: jax.jit(f).lower(*args).compile() for n, f in functions.items()
   }

@@ -17,7 +17,7 @@ import sys
 import time
 from typing import Any, NamedTuple
 
-from jax_robust_kd.memory import keep_freed_memory
+from jax_robust_kd.runtime.malloc import keep_freed_memory
 
 ROOT = Path(__file__).parent.parent
 # No further round begins once an entry has used so many seconds of rounds.

@@ -8,21 +8,17 @@ import jax
 from ml_collections import ConfigDict
 
 from jax_robust_kd import (
-  assess,
-  build,
-  console,
-  corruptions,
-  data,
-  lock,
-  train,
-)
-from jax_robust_kd import (
   config as config_lib,
 )
-from jax_robust_kd.assess import as_json
+from jax_robust_kd import data
 from jax_robust_kd.config import Config
 from jax_robust_kd.core import ROBUST, UserError
-from jax_robust_kd.metrics import read_json, write_json
+from jax_robust_kd.evaluation import corruptions
+from jax_robust_kd.evaluation.run import as_json, check_run, evaluate_run
+from jax_robust_kd.runtime import console, lock
+from jax_robust_kd.runtime.files import read_json, write_json
+from jax_robust_kd.training import build
+from jax_robust_kd.training.run import train
 
 
 def run(c: Config, workdir: Path, mode: str) -> str:
@@ -61,12 +57,12 @@ def _run(
   for each, folder, label in plan:
     if mode == 'train':
       claim_workdir(folder, each)
-      train.train(each, folder, label, dataset)
-    assess.evaluate_run(each, folder, label, dataset)
+      train(each, folder, label, dataset)
+    evaluate_run(each, folder, label, dataset)
   show_results([(folder, label) for _, folder, label in plan])
   if mode != 'check':
     return ''
-  return assess.check_run(c, workdir, c.method.name, dataset)
+  return check_run(c, workdir, c.method.name, dataset)
 
 
 def keep_compiled(folder: Path) -> None:

@@ -16,9 +16,9 @@ import traceback
 from absl import flags
 from ml_collections import config_flags
 
-from jax_robust_kd import console
 from jax_robust_kd.core import Preempted, UserError
-from jax_robust_kd.memory import keep_freed_memory
+from jax_robust_kd.runtime import console
+from jax_robust_kd.runtime.malloc import keep_freed_memory
 
 USAGE = """usage: python -m jax_robust_kd.main --config FILE --workdir FOLDER
 
@@ -116,21 +116,21 @@ def join_others(
     if values.coordinator or values.num_processes or values.process_id >= 0:
       raise UserError('--coordinator and its like need --distributed')
     return None
-  from jax_robust_kd import cluster
+  from jax_robust_kd.runtime import processes
 
-  start = cluster.Start(
+  start = processes.Start(
     values.coordinator,
     values.num_processes,
     values.process_id,
     values.start_timeout,
   )
-  cluster.check_start(start)
-  if not cluster.is_child():
+  processes.check_start(start)
+  if not processes.is_child():
     command = [sys.executable, '-m', module, *argv[1:]]
-    return cluster.supervise(command, start.timeout)
-  cluster.follow_parent()
-  cluster.join(start)
-  if not cluster.is_first():
+    return processes.supervise(command, start.timeout)
+  processes.follow_parent()
+  processes.join(start)
+  if not processes.is_first():
     console.mute()
   return None
 
@@ -171,18 +171,18 @@ def run_command(main: Callable[[list[str]], int]) -> None:
   After an error the runtime would wait for the others, who wait for this one.
   """
   sys.unraisablehook = _report
-  from jax_robust_kd import cluster
+  from jax_robust_kd.runtime import processes
 
-  if not cluster.is_child():
+  if not processes.is_child():
     sys.exit(main(sys.argv))
   try:
     code = main(sys.argv)
   except Exception as error:
-    if not cluster.is_loss(error):
+    if not processes.is_loss(error):
       traceback.print_exc()
       code = 1
     else:
-      print(f'stopped: {cluster.LOST}; {cluster.AGAIN}', file=sys.stderr)
+      print(f'stopped: {processes.LOST}; {processes.AGAIN}', file=sys.stderr)
       code = Preempted.exit_code
   if code:
     sys.stdout.flush()

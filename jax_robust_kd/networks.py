@@ -9,10 +9,11 @@ from flax import linen as nn
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jax_robust_kd import checkpoint, data, models
+from jax_robust_kd import data, models
 from jax_robust_kd.config import Config, teacher_group
 from jax_robust_kd.core import PyTree, UserError
-from jax_robust_kd.metrics import read_json
+from jax_robust_kd.runtime import checkpoint
+from jax_robust_kd.runtime.files import read_json
 
 
 class Network(NamedTuple):

@@ -3,6 +3,7 @@
 from fractions import Fraction
 from typing import Any
 
+from jax_robust_kd.attacks import Budget
 from jax_robust_kd.core import UserError
 
 # Name -> norm and epsilon, as RobustBench reports them (Croce et al. 2021).
@@ -91,3 +92,13 @@ def threat_model(c: Any) -> tuple[str, str, str]:
     for i, key in enumerate(keys)
   )
   return norm, epsilon, step_size
+
+
+def make_budget(c: Any) -> Budget:
+  """Builds the threat model that is evaluated."""
+  norm, epsilon, step_size = threat_model(c)
+  return Budget(
+    norm=norm,
+    epsilon=parse_radius('eval.epsilon', epsilon),
+    step_size=parse_radius('eval.step_size', step_size),
+  )

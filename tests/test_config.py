@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from jax_robust_kd import build, config, data, job, threat
+from jax_robust_kd import config, data, job, threat
 from jax_robust_kd.core import UserError
+from jax_robust_kd.training import build
 
 CONFIGS = sorted((Path(__file__).parent.parent / 'configs').glob('*.py'))
 
@@ -234,7 +235,7 @@ def test_threat_models_by_name():
 
 
 def test_corruptions_by_name():
-  from jax_robust_kd import corruptions
+  from jax_robust_kd.evaluation import corruptions
 
   assert len(corruptions.chosen(('all',))) == 75
   assert corruptions.chosen(('fog_3',)) == ('fog_3',)

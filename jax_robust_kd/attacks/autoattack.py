@@ -6,13 +6,13 @@ import jax
 from jax.tree_util import Partial
 import numpy as np
 
-from jax_robust_kd import parallel
 from jax_robust_kd.attacks.ascent import check_norm
 from jax_robust_kd.attacks.gradient import Budget
 from jax_robust_kd.attacks.jobs import plan
 from jax_robust_kd.attacks.programs import make_runner
 from jax_robust_kd.attacks.suite import Result, run_jobs
 from jax_robust_kd.core import UserError
+from jax_robust_kd.runtime import parallel
 
 
 def autoattack(

@@ -17,6 +17,7 @@ from jax_robust_kd.attacks.programs import Runner, make_program
 from jax_robust_kd.attacks.stepwise import Problem, Stepwise, advance
 from jax_robust_kd.core import PyTree, image_keys
 from jax_robust_kd.losses import margin
+from jax_robust_kd.runtime import faults
 
 _ROUNDING = 1e-6  # float32 rounding allowed outside of the ball
 _ORDERS = {'linf': np.inf, 'l2': 2, 'l1': 1}
@@ -109,6 +110,7 @@ def make_attack(
 
   def run(apply: Partial, judge: Partial, rows: Rows) -> Attacked:
     adv = find(apply, rows)
+    faults.point('attacked', column=name)
     check_inside(adv, rows.image, budget.norm, budget.epsilon)
     return Attacked(adv, judged(judge, rows._replace(image=adv)))
 

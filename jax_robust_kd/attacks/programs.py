@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jax_robust_kd import parallel
 from jax_robust_kd.core import PyTree
+from jax_robust_kd.runtime import parallel
 
 
 class Devices(NamedTuple):

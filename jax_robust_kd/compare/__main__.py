@@ -10,14 +10,16 @@ from pathlib import Path
 import sys
 from typing import NamedTuple
 
-from jax_robust_kd import build, console, job, lock
 from jax_robust_kd import config as config_lib
+from jax_robust_kd import job
 from jax_robust_kd.compare import entries as entry_lib
 from jax_robust_kd.compare import files, plan, runner, workload
 from jax_robust_kd.compare.entries import Entry
 from jax_robust_kd.compare.plan import Planned
 from jax_robust_kd.compare.tables import BUDGETS
 from jax_robust_kd.core import UserError
+from jax_robust_kd.runtime import console, lock
+from jax_robust_kd.training import build
 
 USAGE = """usage: python -m jax_robust_kd.compare --configs A,B --workdir FOLDER
 

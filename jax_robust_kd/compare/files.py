@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 import statistics
 
-from jax_robust_kd import console, results
 from jax_robust_kd.compare import runner, scatter, tables
 from jax_robust_kd.compare.plan import Planned
 from jax_robust_kd.compare.tables import Row
 from jax_robust_kd.compare.workload import operations
 from jax_robust_kd.core import RunError
-from jax_robust_kd.metrics import read_json, read_lines, write_json
+from jax_robust_kd.evaluation import results
+from jax_robust_kd.runtime import console
+from jax_robust_kd.runtime.files import read_json, read_lines, write_json
 
 can_draw = scatter.can_draw
 

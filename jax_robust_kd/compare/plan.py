@@ -3,15 +3,18 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jax_robust_kd import build, console, corruptions, data, job
 from jax_robust_kd import config as config_lib
+from jax_robust_kd import data, job
 from jax_robust_kd import main as program
 from jax_robust_kd.compare import entries as entry_lib
 from jax_robust_kd.compare import tables, workload
 from jax_robust_kd.compare.entries import Entry
 from jax_robust_kd.config import Config, differing_keys
 from jax_robust_kd.core import CLEAN, ROBUST, UserError
+from jax_robust_kd.evaluation import corruptions
+from jax_robust_kd.runtime import console
 from jax_robust_kd.threat import threat_model
+from jax_robust_kd.training import build
 
 
 class Planned(NamedTuple):

@@ -11,9 +11,9 @@ import threading
 import time
 from typing import NamedTuple
 
-from jax_robust_kd import console
 from jax_robust_kd.core import RunError
-from jax_robust_kd.metrics import append, read_lines
+from jax_robust_kd.runtime import console
+from jax_robust_kd.runtime.files import append, read_lines
 
 LINE_SECONDS = 30.0  # between lines about what runs
 _CHILD = 'from jax_robust_kd.compare.runner import child; child()'

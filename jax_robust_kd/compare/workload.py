@@ -9,9 +9,13 @@ from typing import NamedTuple
 
 import jax
 
-from jax_robust_kd import build, cost, data, evaluate, networks
+from jax_robust_kd import data, networks
 from jax_robust_kd.config import Config, teacher_group
-from jax_robust_kd.train_step import train_step
+from jax_robust_kd.evaluation import evaluate
+from jax_robust_kd.planning.flops import step_cost
+from jax_robust_kd.threat import make_budget
+from jax_robust_kd.training import build
+from jax_robust_kd.training.step import train_step
 
 
 class Load(NamedTuple):
@@ -76,7 +80,7 @@ def count(c: Config, dataset: data.Dataset, planned: dict[str, Config]) -> Load:
   # Drawing weights has compiler options, which no outer program may have.
   with jax.disable_jit():
     state, variables = jax.eval_shape(start)
-  passes, flops = cost.step_cost(
+  passes, flops = step_cost(
     partial(train_step, built['recipe']),
     state,
     variables,
@@ -96,7 +100,7 @@ def count(c: Config, dataset: data.Dataset, planned: dict[str, Config]) -> Load:
 
 def _attack(c: Config, dataset: data.Dataset, suite: tuple[str, ...]) -> float:
   """Returns the passes that attacking an image costs; backward counts two."""
-  steps = evaluate.count_steps(suite, build.make_budget(c), dataset.num_classes)
+  steps = evaluate.count_steps(suite, make_budget(c), dataset.num_classes)
   return 1 + 3 * steps
 
 

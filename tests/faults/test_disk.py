@@ -1,15 +1,10 @@
 """What a disk can do to a run while it saves, and what the run then does."""
 
 import os
-from pathlib import Path
 import shutil
-import sys
 
+from helpers import runs
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-import test_resume as runs
-from test_resume import quick_reference  # noqa: F401
 
 pytestmark = pytest.mark.slow
 
@@ -17,11 +12,10 @@ pytestmark = pytest.mark.slow
 # at steps 2, 4, 6, 8 and 9, and `best` may be at 3, 6 and 9.
 AFTER = """
 import resource, shutil
-def happen(path, line, original=metrics.append):
-  original(path, line)
-  if path.name == 'metrics.jsonl' and line['step'] in happens:
-    happens[line['step']]()
-metrics.append = happen
+def happen(point, path=None, record=None, **facts):
+  if point == 'logged' and path.name == 'metrics.jsonl':
+    happens.get(record['step'], lambda: None)()
+faults.watch(happen)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 def room(kilobytes):
   limit = kilobytes * 1024 if kilobytes else resource.RLIM_INFINITY
@@ -51,7 +45,7 @@ SLOW = AFTER + 'happens = {1: lambda: slow(2)}'
 
 
 @pytest.fixture
-def place(quick_reference):  # noqa: F811
+def place(quick_reference):
   """Returns (environment, an empty workdir, the undisturbed run)."""
   environment, workdir, kept, _ = quick_reference
   shutil.rmtree(workdir, ignore_errors=True)

@@ -16,11 +16,9 @@ import sys
 import time
 from typing import NamedTuple
 
+from helpers import runs
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-import test_resume as runs
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +50,7 @@ SENTENCES = (
 NAN = """
 from functools import partial
 import jax, jax.numpy as jnp
+from jax_robust_kd.training import run as train
 original = train.train_step
 def broken(recipe, state, *rest):
   bad = state.step == {step}

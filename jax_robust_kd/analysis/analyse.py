@@ -1,0 +1,284 @@
+"""How alike student and teacher see clean and attacked images, as a command.
+
+  python -m jax_robust_kd.analyse --workdir RUN [--teacher RUN2]
+
+For every stage: linear CKA between the two networks, on clean images and on
+images attacked by PGD-10 on the student in the run's threat model; and, of each
+network alone, the mean cosine between the features of an image before and after
+that attack. Features of a stage are averaged over pixels, see
+`features.extract`. Writes analysis.json and analysis.png.
+"""
+
+from pathlib import Path
+import sys
+
+from absl import flags
+import jax
+import numpy as np
+
+from jax_robust_kd import __version__, data, networks
+from jax_robust_kd.analysis import cka, features
+from jax_robust_kd.config import Config
+from jax_robust_kd.core import ROBUST, RunError, UserError
+from jax_robust_kd.evaluation import evaluate, results
+from jax_robust_kd.runtime import console
+from jax_robust_kd.runtime.files import write_json
+from jax_robust_kd.runtime.malloc import keep_freed_memory
+from jax_robust_kd.threat import make_budget, threat_model
+from jax_robust_kd.training import build
+
+USAGE = """usage: python -m jax_robust_kd.analyse --workdir RUN
+
+  --workdir RUN        a finished run; its network is the student
+  --teacher RUN2       another finished run; default: the run's own teacher
+  --num_examples N     first test images; default: 1000, or all if fewer"""
+
+ATTACK = 'pgd-10'
+_DEFAULT = 1000  # images
+
+
+def run(workdir: str, teacher: str, num_examples: int) -> None:
+  """Analyses a run; writes analysis.json and analysis.png into its workdir.
+
+  Args:
+    workdir: of the run; its network is the student.
+    teacher: workdir of another run, '' for the run's own teacher.
+    num_examples: test images, 0 for the default.
+
+  Raises:
+    UserError: no such run or teacher, or more images than there are.
+    RunError: the files cannot be written.
+  """
+  c = features.read_config(workdir)
+  if teacher:
+    c.teacher.checkpoint, c.teacher.sha256 = teacher, ''
+  if not c.teacher.checkpoint:
+    raise UserError(
+      f'the run in {workdir} has no teacher; give --teacher RUN2, the workdir '
+      'of a finished run'
+    )
+  dataset = build.load_data(c)
+  available = len(dataset.test.label)
+  count = num_examples or min(_DEFAULT, available)
+  if not 2 <= count <= available:
+    raise UserError(
+      f'--num_examples={count} must be from 2 to the {available} test images'
+    )
+  student = networks.load_network(workdir, dataset, c.eval.checkpoint)
+  other = networks.load_teacher(c, ROBUST, dataset)
+  test = data.Split(*(part[:count] for part in dataset.test))
+  measured = measure(c, student, other, test)
+  card = make_card(c, workdir, student, other, test)
+  write_json(Path(workdir) / 'analysis.json', {**card, **measured})
+  show(card, measured)
+  draw(Path(workdir) / 'analysis.png', card, measured)
+
+
+def measure(
+  c: Config,
+  student: networks.Network,
+  teacher: networks.Network,
+  test: data.Split,
+) -> dict:
+  """Returns the similarities.
+
+  Returns:
+    'cka': 'clean' and 'adversarial' -> stage of the student -> stage of the
+    teacher -> number; 'cosine': 'student' and 'teacher' -> stage -> number.
+  """
+  size = c.eval.batch_size
+  attack = evaluate.make_attack(
+    networks.in_precision(student, 'float32'),
+    ATTACK,
+    make_budget(c),
+    c.seed,
+    size,
+  )
+  console.say(f'attacking {len(test.label)} images by {ATTACK}')
+  adv = attack(student.variables, test).adv
+  kinds = {
+    'clean': lambda rows: evaluate.pixels(test, rows),
+    'adversarial': lambda rows: adv[rows],
+  }
+  seen = {
+    name: {
+      kind: features.extract(network, images, len(test.label), size)
+      for kind, images in kinds.items()
+    }
+    for name, network in (('student', student), ('teacher', teacher))
+  }
+  return {
+    'cka': {kind: _all_pairs(seen, kind) for kind in kinds},
+    'cosine': {
+      name: {
+        stage: cka.mean_cosine(found['clean'][stage], adversarial)
+        for stage, adversarial in found['adversarial'].items()
+      }
+      for name, found in seen.items()
+    },
+  }
+
+
+def _all_pairs(seen: dict, kind: str) -> dict[str, dict[str, float]]:
+  return {
+    stage: {
+      other: cka.linear_cka(x, y) for other, y in seen['teacher'][kind].items()
+    }
+    for stage, x in seen['student'][kind].items()
+  }
+
+
+def make_card(
+  c: Config,
+  workdir: str,
+  student: networks.Network,
+  teacher: networks.Network,
+  test: data.Split,
+) -> dict:
+  """Returns what the numbers are of."""
+  norm, epsilon, step_size = threat_model(c)
+  return {
+    'student': workdir,
+    'student_architecture': student.name,
+    'student_sha256': student.sha256,
+    'teacher': c.teacher.checkpoint,
+    'teacher_architecture': teacher.name,
+    'teacher_sha256': teacher.sha256,
+    'method': c.method.name,
+    'dataset': c.data.name,
+    'split': c.data.test_split or 'test',
+    'num_examples': len(test.label),
+    'attack': f'{ATTACK} on the student',
+    'norm': norm,
+    'eps': epsilon,
+    'step_size': step_size,
+    'features': 'averaged over pixels',
+    'seed': c.seed,
+    'commit': results.commit(),
+    'version': __version__,
+    'jax': jax.__version__,
+  }
+
+
+def show(card: dict, measured: dict) -> None:
+  """Prints CKA of the stages that both have, and the cosines of all."""
+  cosine = measured['cosine']
+  rows = [
+    [
+      stage,
+      *(_text(measured['cka'][kind], stage, stage) for kind in measured['cka']),
+      *(_text(cosine, name, stage) for name in cosine),
+    ]
+    for stage in stages(cosine)
+  ]
+  console.table(
+    f'{card["dataset"]}, {card["num_examples"]} test images, {card["attack"]}, '
+    f'{card["norm"]} {card["eps"]}',
+    ['', 'CKA clean', 'CKA adversarial', 'cosine student', 'cosine teacher'],
+    rows,
+  )
+
+
+def stages(cosine: dict) -> list[str]:
+  """Returns the stages that any of the networks has, from image to logits."""
+  names = {stage for found in cosine.values() for stage in found}
+  return sorted(names, key=features.depth)
+
+
+def _text(table: dict, row: str, column: str) -> str:
+  if row in table and column in table[row]:
+    return f'{table[row][column]:.3f}'
+  return ''
+
+
+def draw(path: Path, card: dict, measured: dict) -> None:
+  """Draws CKA of all pairs of stages, and the cosines.
+
+  Raises:
+    RunError: the picture cannot be written.
+  """
+  try:
+    from matplotlib.figure import Figure
+  except ImportError:
+    console.say(f'no {path.name}: it needs matplotlib; pip install matplotlib')
+    return
+  figure = Figure(figsize=(12, 4), layout='constrained')
+  axes = figure.subplots(1, 3)
+  for axis, (kind, table) in zip(axes, measured['cka'].items(), strict=False):
+    _draw_pairs(axis, f'linear CKA, {kind} images', table)
+  _draw_cosines(axes[2], measured['cosine'])
+  figure.suptitle(
+    f'{card["method"]}, {card["dataset"]}, {card["num_examples"]} test images, '
+    f'{card["attack"]}, {card["norm"]} {card["eps"]}'
+  )
+  try:
+    figure.savefig(path, dpi=150)
+  except OSError as error:
+    raise RunError(f'{path} cannot be written: {error.strerror}') from error
+  console.say(f'{path}')
+
+
+def _draw_pairs(axis, title: str, table: dict) -> None:
+  values = np.array([list(row.values()) for row in table.values()])
+  axis.imshow(values, vmin=0, vmax=1, origin='lower', cmap='viridis')
+  for (row, column), value in np.ndenumerate(values):
+    colour = 'white' if value < 0.6 else 'black'
+    axis.text(
+      column, row, f'{value:.2f}', ha='center', va='center', color=colour
+    )
+  others = list(next(iter(table.values())))
+  axis.set_xticks(range(len(others)), others)
+  axis.set_yticks(range(len(table)), list(table))
+  axis.set(title=title, xlabel='teacher', ylabel='student')
+
+
+def _draw_cosines(axis, cosine: dict) -> None:
+  names = stages(cosine)
+  for network, found in cosine.items():
+    places = [names.index(stage) for stage in found]
+    axis.plot(places, list(found.values()), marker='o', label=network)
+  axis.set_xticks(range(len(names)), names)
+  axis.set(title='cosine of clean and adversarial', ylabel='mean over images')
+  axis.grid(alpha=0.3)
+  axis.legend()
+
+
+def parse(argv: list[str]) -> flags.FlagValues:
+  """Reads the command line.
+
+  Raises:
+    UserError: an unknown flag, or one of the wrong type.
+  """
+  values = flags.FlagValues()
+  text = [('workdir', ''), ('teacher', '')]
+  for name, default in text:
+    flags.DEFINE_string(name, default, name, flag_values=values)
+  flags.DEFINE_integer('num_examples', 0, 'images', flag_values=values)
+  try:
+    rest = values(argv)[1:]
+  except flags.Error as error:
+    raise UserError(' '.join(str(error).split())) from None
+  if rest:
+    raise UserError(f'{rest[0]!r} is not a flag; write --{rest[0]}=...')
+  if not values.workdir:
+    raise UserError('give --workdir RUN, the workdir of a finished run')
+  return values
+
+
+def main(argv: list[str]) -> int:
+  """Runs the command; returns its exit code, as that of `main.main`."""
+  return console.guard(lambda: _main(argv))
+
+
+def _main(argv: list[str]) -> int:
+  if {'-h', '--help'} & set(argv):
+    print(USAGE)
+    return 0
+  values = parse(argv)
+  keep_freed_memory()
+  run(values.workdir, values.teacher, values.num_examples)
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv))

@@ -1,0 +1,162 @@
+"""Networks of finished runs: their features, and another head on them."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.tree_util import Partial
+import numpy as np
+
+from jax_robust_kd import config as config_lib
+from jax_robust_kd import data, networks
+from jax_robust_kd.attacks.programs import make_program, make_runner
+from jax_robust_kd.config import Config
+from jax_robust_kd.core import Array, PyTree, UserError
+from jax_robust_kd.runtime import checkpoint, parallel
+from jax_robust_kd.runtime.files import read_json
+
+_CHUNK = 1024  # images that are in memory as floats at once
+
+
+def read_config(workdir: str) -> Config:
+  """Reads the config of a run.
+
+  Raises:
+    UserError: there is no run.
+  """
+  path = Path(workdir) / 'config.json'
+  if not path.exists():
+    raise UserError(
+      f'{workdir} is not the workdir of a run (it has no config.json)'
+    )
+  c = config_lib.base_config('cifar10')
+  with c.unlocked():
+    c.update(read_json(path))
+  return c
+
+
+def load_any(
+  workdir: str, dataset: data.Dataset, which: str
+) -> networks.Network:
+  """Loads a run's network as `load_network`, whatever its number of classes.
+
+  Raises:
+    UserError: as there, or it takes images of other channels, or its best
+      checkpoint is asked for where no classifier was trained to choose it.
+  """
+  untrained = read_config(workdir).method.get('classifier') == 'none'
+  if untrained and which == 'best':
+    raise UserError(
+      f"eval.checkpoint='best', but {workdir} trained no classifier (method."
+      "classifier='none'), so that accuracy chose its best checkpoint by "
+      'chance; use --config.eval.checkpoint=last'
+    )
+  found = checkpoint.read(Path(workdir), which)
+  classes = found[1]['num_classes'] if found else 0
+  network = networks.load_network(
+    workdir, dataset._replace(num_classes=classes), which
+  )
+  expected = network.variables['params']['stem']['kernel'].shape[2]
+  channels = dataset.train.image.shape[-1]
+  if expected != channels:
+    raise UserError(
+      f'the network in {workdir} takes images of {expected} channel(s), data '
+      f'set {dataset.name!r} has {channels}; choose another data.name'
+    )
+  return network
+
+
+def save_with_head(
+  workdir: Path,
+  network: networks.Network,
+  head: PyTree,
+  step: int,
+  record: dict,
+) -> None:
+  """Writes a network with another head as the 'best' checkpoint of a run.
+
+  Args:
+    workdir: of the run.
+    network: all but its head is kept.
+    head: 'kernel' [d, K] and 'bias' [K], on the pooled features.
+    step: optimizer steps of the head.
+    record: what `train` stores too, but for the normalization.
+
+  Raises:
+    RunError: it cannot be written.
+  """
+  module: Any = network.module
+  state = {
+    'params': {'student': {**network.variables['params'], 'head': head}},
+    'batch_stats': network.variables['batch_stats'],
+    'ema_params': {},
+    'ema_stats': {},
+    'step': np.asarray(step, np.int32),
+  }
+  normalization = {'mean': module.mean, 'std': module.std}
+  folder = checkpoint.open_folder(workdir, 'best', 1)
+  try:
+    checkpoint.save(
+      folder, step, state, {**record, 'normalization': normalization}
+    )
+    checkpoint.wait(folder)
+  finally:
+    folder.close()
+
+
+def extract(
+  network: networks.Network,
+  images: Callable[[np.ndarray], np.ndarray],
+  count: int,
+  batch_size: int,
+) -> dict[str, np.ndarray]:
+  """Returns every stage's features of images, averaged over their pixels.
+
+  Averaged, a stage has as many features as channels. Flattened it would have
+  more than there are images, and any two sets of features would look alike.
+
+  Args:
+    network: computes in float32 with running averages.
+    images: rows -> [n, H, W, C] float32 in [0, 1].
+    count: N, how many images there are.
+    batch_size: over all local devices.
+
+  Returns:
+    'stem', 'stage1'.. and 'pooled', in this order, [N, channels] float32.
+  """
+  forward = networks.in_precision(network, 'float32')
+  weights = parallel.replicate(network.variables, jax.local_devices())
+  apply = Partial(_features_of(forward), weights)
+  shape = images(np.arange(1)).shape[1:]
+  runner = make_runner(batch_size, count, shape)
+  program = make_program('features', partial(_call), runner)
+  parts = [
+    program(apply, {}, images(np.arange(first, min(first + _CHUNK, count))))
+    for first in range(0, count, _CHUNK)
+  ]
+  return {
+    name: np.concatenate([part[name] for part in parts])
+    for name in sorted(parts[0], key=depth)
+  }
+
+
+def _features_of(forward: Callable) -> Callable:
+  return lambda variables, image: {
+    name: _average(x)
+    for name, x in forward(variables, image, 'eval').features.items()
+  }
+
+
+def _average(x: Array) -> Array:
+  return x.mean(axis=tuple(range(1, x.ndim - 1)))
+
+
+def _call(shared: tuple, rows: Array) -> PyTree:
+  return shared[0](rows)
+
+
+def depth(name: str) -> tuple:
+  """Sorts names of stages from the image to the logits."""
+  return name == 'pooled', name != 'stem', name

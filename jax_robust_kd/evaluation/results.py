@@ -1,0 +1,173 @@
+"""What an evaluation leaves on disk: results.json and a line for each image."""
+
+import csv
+import hashlib
+from pathlib import Path
+import subprocess
+
+import jax
+import numpy as np
+
+from jax_robust_kd import __version__, data, models, networks
+from jax_robust_kd.attacks import Result
+from jax_robust_kd.config import Config
+from jax_robust_kd.core import RunError
+from jax_robust_kd.evaluation import corruptions, evaluate
+from jax_robust_kd.runtime import processes
+from jax_robust_kd.runtime.files import write_json
+from jax_robust_kd.threat import threat_model
+
+# RobustBench's keys that a run cannot fill in.
+_BY_PEOPLE = ('link', 'authors', 'venue', 'reported', 'external', 'unreliable')
+
+
+def write(
+  c: Config,
+  folder: Path,
+  network: networks.Network,
+  dataset: data.Dataset,
+  test: data.Split,
+  found: Result,
+  corrupted: dict[str, float],
+) -> None:
+  """Writes results.json and images.csv.
+
+  Raises:
+    RunError: they cannot be written.
+  """
+  table = image_table(test, found)
+  write_csv(folder / 'images.csv', table)
+  card = make_card(c, network, dataset, found)
+  card['corruptions'] = corrupted
+  # The mean over all kinds and severities, as RobustBench's card has it.
+  all_of_them = corrupted.keys() == set(corruptions.ALL)
+  values = list(corrupted.values())
+  card['corruptions_acc'] = float(np.mean(values)) if all_of_them else None
+  write_json(folder / 'results.json', {**card, 'images': table})
+
+
+def image_table(test: data.Split, found: Result) -> dict[str, list]:
+  """Returns columns: id, label, a flag and a margin for each attack.
+
+  A flag is 1 where the image is still classified correctly; it and the margin
+  are empty where an image was not attacked any more.
+  """
+  label = np.asarray(test.label[np.arange(len(test.label))])
+  table: dict[str, list] = {'id': list(range(len(label)))}
+  table['label'] = label.tolist()
+  for name, margin in found.margin.items():
+    asked = ~np.isnan(margin)
+    flags = found.correct[name].astype(int).tolist()
+    table[name] = [f if a else None for f, a in zip(flags, asked, strict=True)]
+    table[f'{name} margin'] = [
+      round(float(m), 6) if a else None
+      for m, a in zip(margin, asked, strict=True)
+    ]
+  table['robust'] = found.correct['robust'].astype(int).tolist()
+  return table
+
+
+def write_csv(path: Path, table: dict[str, list]) -> None:
+  """Writes columns as CSV, whole or not at all.
+
+  Raises:
+    RunError: it cannot be written.
+  """
+  if not processes.is_first():
+    return
+  temporary = path.with_name('unfinished.' + path.name)
+  try:
+    with temporary.open('w', newline='') as file:
+      writer = csv.writer(file)
+      writer.writerow(table)
+      writer.writerows(zip(*table.values(), strict=True))
+    temporary.replace(path)
+  except OSError as error:
+    raise RunError(f'{path} cannot be written: {error.strerror}') from error
+
+
+def make_card(
+  c: Config, network: networks.Network, dataset: data.Dataset, found: Result
+) -> dict:
+  """Returns the card of a run: all of RobustBench's keys, and more.
+
+  What only people know of a run (where it was published, what others report of
+  it) is None, as in the cards that RobustBench writes. `additional_data` is
+  True where images beside the training set were mixed in; RobustBench does not
+  count those of a generator that saw that set alone, so the footnote names
+  the file.
+  """
+  count = len(found.correct['robust'])
+  robust = int(found.correct['robust'].sum())
+  norm, epsilon, _ = threat_model(c)
+  accuracy = {
+    k: 100 * float(v.mean()) for k, v in found.correct.items() if k != 'robust'
+  }
+  return {
+    'name': c.method.name,
+    'dataset': dataset.name,
+    'architecture': network.name,
+    'parameters': models.num_params(network.variables['params']),
+    'norm': norm,
+    'eps': epsilon,
+    'clean_acc': accuracy.pop('clean'),
+    'accuracy': accuracy,
+    'robust_accuracy': 100 * robust / count,
+    'robust_interval_95': [100 * x for x in evaluate.interval(robust, count)],
+    'autoattack_acc': accuracy.get('autoattack'),
+    'number_forward_passes': 1,
+    'additional_data': bool(c.data.extra.file),
+    'footnote': _footnote(c),
+    **dict.fromkeys(_BY_PEOPLE),
+    'num_examples': count,
+    'split': c.data.test_split or 'test',
+    'checkpoint': c.eval.checkpoint,
+    'checkpoint_step': network.step,
+    'chosen_by': network.chosen_by,
+    'teacher': c.teacher.checkpoint,
+    'seed': c.seed,
+    'precision': _precision(c),
+    'sha256': network.sha256,
+    'commit': commit(),
+    'version': __version__,
+    'jax': jax.__version__,
+  }
+
+
+def _footnote(c: Config) -> str | None:
+  extra = c.data.extra
+  if not extra.file:
+    return None
+  labels = "the teacher's" if extra.labels == 'teacher' else 'its own'
+  return (
+    f'{100 * extra.share:g} % of each batch are images of '
+    f'{Path(extra.file).name}, with {labels} labels.'
+  )
+
+
+def _precision(c: Config) -> str:
+  judged = 'float32, highest matmul precision'
+  if c.eval.attack_precision == 'float32':
+    return judged
+  return f'attacked in {c.eval.attack_precision}, re-scored in {judged}'
+
+
+def code() -> str:
+  """Returns a hash of this package's source, installed or not."""
+  root, text = Path(__file__).parents[1], hashlib.sha256()
+  for path in sorted(root.rglob('*.py')):
+    text.update(str(path.relative_to(root)).encode() + path.read_bytes())
+  return text.hexdigest()
+
+
+def commit() -> str:
+  """Returns the commit of the source, '+' if changed, '' if unknown."""
+  source = Path(__file__).parent
+  command = ['git', '-C', str(source), 'describe', '--always', '--dirty=+']
+  try:
+    found = subprocess.run(
+      [*command, '--exclude=*'], capture_output=True, text=True, check=True
+    )
+  except (OSError, subprocess.CalledProcessError):
+    return ''
+  return found.stdout.strip()
