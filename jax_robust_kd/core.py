@@ -69,11 +69,20 @@ class Context(NamedTuple):
   rng: PyTree = None  # [B] keys for draws, alike in both functions
 
 
+# The functions that travel through this package, by name.
+Forward = Callable[..., Output]  # (variables, image, mode) -> Output
+LogitsFn = Callable[..., Array]  # image [B, H, W, C] -> logits [B, K]
+LossFn = Callable[[Array], Array]  # image [B, H, W, C] -> loss [B]
+
+
 class Ascent(NamedTuple):
   """What the attack loop returns; what is not used costs nothing."""
 
   adv: Array  # [B, H, W, C] last iterate
   path: Array  # [S, B, H, W, C] every iterate, start excluded, last included
+
+
+Maximize = Callable[[Array, LossFn, Array], Ascent]  # (keys [B], loss, image)
 
 
 class LossOutput(NamedTuple):
@@ -102,6 +111,18 @@ def no_memory(rng, student, teacher, num_rows):
   """What a method that forgets carries from step to step."""
   del rng, student, teacher, num_rows
   return {}
+
+
+class Progress(NamedTuple):
+  """Whom a long computation tells how far it is.
+
+  Attributes:
+    say: text -> None, told what was compiled and what has come out.
+    tick: steps -> None, told how many more steps of images are done.
+  """
+
+  say: Callable[[str], None] = lambda text: None
+  tick: Callable[[int], None] = lambda steps: None
 
 
 ROBUST, CLEAN = 'robust', 'clean'  # names of teachers; `ctx.teacher` is ROBUST

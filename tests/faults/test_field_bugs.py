@@ -20,7 +20,7 @@ import optax
 import pytest
 
 from jax_robust_kd import config as config_lib
-from jax_robust_kd import data, main, models
+from jax_robust_kd import data, main, models, threat
 from jax_robust_kd.attacks import ATTACKS, Budget, ascent, plain
 from jax_robust_kd.attacks.jobs import plan
 from jax_robust_kd.core import (
