@@ -33,7 +33,7 @@ def _head(w, x):
 
 
 def digits(w: dict, x: torch.Tensor) -> torch.Tensor:
-  """The network of tests/golden_digits.py."""
+  """The network of tests/helpers/golden_digits.py."""
   for number, stride in ((1, 1), (2, 2)):
     x = F.relu(_norm(w, f'bn{number}', _conv(w, f'conv{number}', x, stride)))
   return _head(w, x)

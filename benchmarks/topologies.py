@@ -2,8 +2,8 @@
 
 python -m benchmarks.topologies
 
-The first step agrees to rounding (tests/test_processes.py); later ones do not,
-since sign() in the attack turns a last digit into a full step. So final
+The first step agrees to rounding (tests/runtime/test_processes.py); later ones
+do not, since sign() in the attack turns a last digit into a full step. So final
 accuracies are compared with the spread of seeds. Digits, PGD-AT, BatchNorm over
 all devices.
 """

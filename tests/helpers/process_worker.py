@@ -1,4 +1,4 @@
-"""One process of a small step, for tests/test_processes.py.
+"""One process of a small step, for tests/runtime/test_processes.py.
 
 argv: coordinator, number of processes, this process, folder, sync or own.
 Writes what came out to folder/<process>.npz.

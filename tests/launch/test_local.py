@@ -6,10 +6,9 @@ import signal
 import subprocess
 import sys
 
+from helpers import several_processes as processes
+from helpers.runs import ROOT
 import pytest
-import test_processes as processes
-
-HERE = Path(__file__).parent
 
 pytestmark = pytest.mark.slow
 
@@ -18,11 +17,11 @@ def begin(workdir: Path) -> subprocess.Popen:
   return subprocess.Popen(
     ['launch/local.sh', '--processes', '4', '--devices', '1', '--retries', '2',
      '--', *processes.arguments(workdir)],
-    cwd=HERE.parent,
+    cwd=ROOT,
     env={
       **os.environ,
       'PYTHON': sys.executable,
-      'PYTHONPATH': str(HERE.parent),
+      'PYTHONPATH': str(ROOT),
       'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
     },
     stdout=subprocess.PIPE,

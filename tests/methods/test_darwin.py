@@ -2,13 +2,8 @@
 
 from functools import partial
 
-from helpers.steps import small_step
-import jax
-import jax.numpy as jnp
-import numpy as np
-import pytest
-from test_methods import CLEAN, TARGET
-from test_methods_paths import (
+from helpers.equations import CLEAN, TARGET
+from helpers.paths import (
   DARWIN,
   PATHS,
   WEIGHTS,
@@ -17,6 +12,11 @@ from test_methods_paths import (
   loss_of,
   run,
 )
+from helpers.steps import small_step
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
 
 from jax_robust_kd.core import AXIS, Batch, Context, Output
 from jax_robust_kd.methods import METHODS

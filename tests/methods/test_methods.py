@@ -1,9 +1,21 @@
 """Each method's loss against its equation, written in NumPy float64."""
 
+import ast
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 
+from helpers.equations import (
+  ADV,
+  CLEAN,
+  STUDENT,
+  TARGET,
+  TEACHER,
+  ce,
+  ce_each,
+  kl,
+  kl_each,
+  linear,
+)
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,17 +23,6 @@ import pytest
 
 from jax_robust_kd.core import Batch, Context, Output
 from jax_robust_kd.methods import METHODS
-
-RNG = np.random.default_rng(0)
-CLEAN = RNG.uniform(size=(6, 2, 2, 1))
-ADV = np.clip(CLEAN + RNG.uniform(-0.1, 0.1, CLEAN.shape), 0, 1)
-STUDENT, TEACHER = RNG.normal(size=(2, 4, 3)) * 4
-LABEL = np.array([0, 1, 2, 0, 1, 2])
-TARGET = np.eye(3)[LABEL]
-
-
-def linear(weight, image):
-  return image.reshape(len(image), -1) @ weight
 
 
 def context(student=STUDENT, teacher=TEACHER):
@@ -33,28 +34,6 @@ def context(student=STUDENT, teacher=TEACHER):
   return Context(
     partial(network, student), partial(network, teacher), {}, jnp.zeros(())
   )
-
-
-def softmax(z):
-  e = np.exp(z - z.max(axis=1, keepdims=True))
-  return e / e.sum(axis=1, keepdims=True)
-
-
-def kl_each(p_logits, q_logits):
-  p, q = softmax(p_logits), softmax(q_logits)
-  return (p * np.log(p / q)).sum(axis=1)
-
-
-def ce_each(logits):
-  return -np.log(softmax(logits)[np.arange(6), LABEL])
-
-
-def kl(p_logits, q_logits, t=1.0):
-  return kl_each(p_logits / t, q_logits / t).mean()
-
-
-def ce(logits):
-  return ce_each(logits).mean()
 
 
 S, T, TA = linear(STUDENT, CLEAN), linear(TEACHER, CLEAN), linear(TEACHER, ADV)
@@ -114,11 +93,22 @@ def test_gradient_equals_finite_differences(name, arguments, hand, passes):
     np.testing.assert_allclose(grad[index], slope, rtol=1e-6, atol=1e-8)
 
 
+def names_of_cases(path: Path) -> set[str]:
+  """Returns the methods in a file's CASES, without importing the test."""
+  for node in ast.parse(path.read_text()).body:
+    if isinstance(node, ast.Assign) and ast.unparse(node.targets) == 'CASES':
+      return {case.elts[0].value for case in node.value.elts}
+  return set()
+
+
 def test_every_method_has_a_case():
   """CASES of this file and of its neighbours test_methods_*.py."""
   found = {case[0] for case in CASES}
+  assert names_of_cases(Path(__file__)) == found
   for path in Path(__file__).parent.glob('test_methods_*.py'):
-    found |= {case[0] for case in import_module(path.stem).CASES}
+    names = names_of_cases(path)
+    assert names, path
+    found |= names
   assert found == METHODS.keys()
 
 

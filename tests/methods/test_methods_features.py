@@ -2,11 +2,11 @@
 
 from functools import cache, partial
 
+from helpers.equations import LABEL, TARGET, ce, kl, softmax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_methods import LABEL, TARGET, ce, kl, softmax
 
 from jax_robust_kd.core import (
   AXIS,

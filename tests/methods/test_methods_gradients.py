@@ -2,12 +2,12 @@
 
 from functools import partial
 
+from helpers.equations import ce_each, kl_each, linear, softmax
 from helpers.steps import Tiny
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_methods import ce_each, kl_each, linear, softmax
 
 from jax_robust_kd import models
 from jax_robust_kd.core import Batch, Context, Output

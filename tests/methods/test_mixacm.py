@@ -2,12 +2,12 @@
 
 from functools import partial
 
+from helpers.paths import TEACHER_MAPS, WEIGHTS, run
 from helpers.steps import network, small_step
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_methods_paths import TEACHER_MAPS, WEIGHTS, run
 
 from jax_robust_kd import data
 from jax_robust_kd.core import AXIS, Output, UserError
