@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 import functools
 from functools import partial
 import math
-import os
 import time
 from typing import Any, NamedTuple
 
@@ -23,7 +22,7 @@ import jax
 import numpy as np
 
 from jax_robust_kd.core import PyTree
-from jax_robust_kd.runtime import parallel
+from jax_robust_kd.runtime import cores, parallel
 
 
 class Devices(NamedTuple):
@@ -205,16 +204,9 @@ def _options(seldom: bool) -> dict | None:
   return {'xla_backend_optimization_level': 1 if seldom else 2}
 
 
-def _num_cores() -> int:
-  """Cores that this process may use."""
-  if hasattr(os, 'sched_getaffinity'):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
-
-
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
-  return ThreadPoolExecutor(_num_cores())
+  return ThreadPoolExecutor(len(cores.available()))
 
 
 def _pad(x: np.ndarray, size: int) -> np.ndarray:
