@@ -22,7 +22,7 @@ METHODS = {
   'trades': {'beta': 6.0},
   'rslad': {'alpha': 5 / 6},
   'adaad': {'alpha': 1.0},
-  'advfunmatch': {'inner': 'mismatch', 'clean_weight': 0.0},
+  'advfunmatch': {'inner': 'kl_to_teacher_adv', 'clean_weight': 0.0},
 }
 # name, kind, channels in and out, side of the image, side of the kernel, stride
 LAYERS = (

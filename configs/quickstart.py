@@ -9,7 +9,9 @@ from jax_robust_kd.config import base_config
 
 def get_config():
   c = base_config('digits')
-  c.method = dict(name='advfunmatch', inner='mismatch', clean_weight=0.0)
+  c.method = dict(
+    name='advfunmatch', inner='kl_to_teacher_adv', clean_weight=0.0
+  )
   c.teacher.config = 'configs/teacher.py:digits'
   c.contrast = 'kd'  # the same student, distilled without attack
   return c

@@ -55,24 +55,35 @@ class Batch:
   # images, which are not among them, have the number of training images
 
 
-class Context(NamedTuple):
-  """All that a method may look at, besides the batch."""
-
-  student: Callable[..., Output]  # (image, batch_stats=None) -> Output
-  teacher: Callable[[Array], Output]  # frozen weights, running averages
-  heads: PyTree  # extra trainable weights of the method, or {}
-  progress: Array  # scalar in [0, 1], share of the training done
-  # What few methods need:
-  teachers: dict[str, Callable[[Array], Output]] | None = None  # all, by name
-  peer: Callable[..., Output] | None = None  # trained too, called as `student`
-  memory: PyTree = None  # what the step before handed on
-  rng: PyTree = None  # [B] keys for draws, alike in both functions
-
-
 # The functions that travel through this package, by name.
 Forward = Callable[..., Output]  # (variables, image, mode) -> Output
+OutputFn = Callable[..., Output]  # image -> Output, weights filled in
 LogitsFn = Callable[..., Array]  # image [B, H, W, C] -> logits [B, K]
 LossFn = Callable[[Array], Array]  # image [B, H, W, C] -> loss [B]
+
+
+class Context(NamedTuple):
+  """The networks and values that a method may use, besides the batch.
+
+  Attributes:
+    student: (image, batch_stats=None) -> Output, the network in training.
+    teacher: image -> Output, frozen, in evaluation mode.
+    heads: extra trainable weights of the method, or {}.
+    progress: scalar in [0, 1], share of the training done.
+    teachers: all teachers by name.
+    peer: a second network in training, called as `student`, or None.
+    memory: what the previous step returned in `LossOutput.memory`.
+    rng: [B] keys for random draws, the same in `perturb` and `loss`.
+  """
+
+  student: OutputFn
+  teacher: OutputFn
+  heads: PyTree
+  progress: Array
+  teachers: dict[str, OutputFn] | None = None
+  peer: OutputFn | None = None
+  memory: PyTree = None
+  rng: PyTree = None
 
 
 class Ascent(NamedTuple):
@@ -95,20 +106,28 @@ class LossOutput(NamedTuple):
   peer_stats: PyTree = None  # the peer's running averages to keep
 
 
-def no_attack(rng, ctx, batch, maximize):
-  """The inner problem of a method that has none: the images themselves."""
+OuterLoss = Callable[[Context, Batch, PyTree], LossOutput]  # ctx, batch, adv
+Perturb = Callable[[Array, Context, Batch, Maximize], PyTree]  # -> adv
+
+
+def no_attack(
+  rng: Array, ctx: Context, batch: Batch, maximize: Maximize
+) -> Array:
+  """Returns the images unchanged, [B, H, W, C]: no inner maximization."""
   del rng, ctx, maximize
   return batch.image
 
 
-def no_heads(rng, student, teacher):
-  """The extra weights of a method that has none."""
+def no_heads(rng: Array, student: Output, teacher: Output) -> PyTree:
+  """Returns {}: no extra weights."""
   del rng, student, teacher
   return {}
 
 
-def no_memory(rng, student, teacher, num_rows):
-  """What a method that forgets carries from step to step."""
+def no_memory(
+  rng: Array, student: Output, teacher: Output, num_rows: int
+) -> PyTree:
+  """Returns {}: nothing is carried from step to step."""
   del rng, student, teacher, num_rows
   return {}
 
@@ -145,8 +164,8 @@ class Method(NamedTuple):
     peer: whether a second network is trained beside the student.
   """
 
-  loss: Callable[..., LossOutput]
-  perturb: Callable[..., PyTree] = no_attack
+  loss: OuterLoss
+  perturb: Perturb = no_attack
   init_heads: Callable[..., PyTree] = no_heads
   teachers: tuple[str, ...] = (ROBUST,)
   init_memory: Callable[..., PyTree] = no_memory

@@ -229,14 +229,14 @@ def _labelled(
   network: networks.Network, split: data.Split, batch_size: int
 ) -> linear_probe.Labelled:
   rows = np.arange(len(split.label))
-  own = rows[processes.share()]
+  own = rows[processes.process_slice()]
   found = features.extract(
     network,
     lambda part: evaluate.pixels(split, own[part]),
     len(own),
     batch_size,
   )
-  pooled = processes.join_shares(found['pooled'], len(rows))
+  pooled = processes.gather_slices(found['pooled'], len(rows))
   return linear_probe.Labelled(pooled, np.asarray(split.label[rows]))
 
 

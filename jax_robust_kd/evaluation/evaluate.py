@@ -144,8 +144,8 @@ def _make_store(folder: Path | None, identity: str, keep_adv: bool) -> Store:
     lambda unit: _load(folder, unit, identity),
     lambda unit, arrays: _save(folder, unit, identity, arrays),
     keep_adv,
-    processes.mine,
-    processes.meet,
+    processes.owns,
+    processes.barrier,
   )
 
 

@@ -32,7 +32,7 @@ def evaluate_run(
     c, network, lambda text: console.say(f'{label}: corrupted by {text}')
   )
   results.write(c, folder, network, dataset, test, found, corrupted)
-  processes.meet('evaluated')  # from here on the others may read it
+  processes.barrier('evaluated')  # from here on the others may read it
 
 
 def check_run(

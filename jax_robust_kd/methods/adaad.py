@@ -1,8 +1,8 @@
 """AdaAD, adaptive adversarial distillation. Huang et al., CVPR 2023."""
 
 from jax_robust_kd.core import Method
-from jax_robust_kd.methods.inner import mismatch
-from jax_robust_kd.methods.outer import matching
+from jax_robust_kd.methods.inner_problems import kl_to_teacher_adv
+from jax_robust_kd.methods.outer_losses import matching
 
 
 def adaad(alpha: float = 1.0, scale: float = 1.0) -> Method:
@@ -29,4 +29,4 @@ def adaad(alpha: float = 1.0, scale: float = 1.0) -> Method:
   def loss(ctx, batch, adv):
     return matching(ctx, batch, adv, ctx.teacher(adv).logits, alpha, scale)
 
-  return Method(loss, mismatch)
+  return Method(loss, kl_to_teacher_adv)

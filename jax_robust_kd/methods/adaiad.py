@@ -4,8 +4,8 @@ import jax.numpy as jnp
 
 from jax_robust_kd.core import LossOutput, Method
 from jax_robust_kd.losses import cross_entropy
-from jax_robust_kd.methods.inner import mismatch
-from jax_robust_kd.methods.outer import introspective
+from jax_robust_kd.methods.inner_problems import kl_to_teacher_adv
+from jax_robust_kd.methods.outer_losses import iad_terms
 
 
 def adaiad(
@@ -24,7 +24,7 @@ def adaiad(
   x' maximizes KL(T(x') || S(x')), unsoftened, through both networks. Terms and
   defaults are those of the official code, which softens the teacher's term
   alone and leaves A out of it, and whose running averages see x, x', x; here
-  x', x (`introspective`).
+  x', x (`iad_terms`).
 
   Args:
     alpha: weight of the distillation; the label gets the rest.
@@ -39,7 +39,7 @@ def adaiad(
 
   def loss(ctx, batch, adv):
     target = ctx.teacher(adv).logits
-    value, _, on_clean, metrics = introspective(
+    value, _, on_clean, metrics = iad_terms(
       ctx, batch, adv, target, beta=beta, begin=begin,
       temperature=temperature, weigh_teacher=weigh_teacher,
     )  # fmt: skip
@@ -48,4 +48,4 @@ def adaiad(
     metrics['ce'] = jnp.mean(hard)
     return LossOutput(value, on_clean.batch_stats, metrics)
 
-  return Method(loss, mismatch)
+  return Method(loss, kl_to_teacher_adv)

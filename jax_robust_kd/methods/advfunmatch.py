@@ -9,14 +9,18 @@ defaults are the usual ones of the field, and each open choice is a keyword.
 """
 
 from jax_robust_kd.core import Method
-from jax_robust_kd.methods.distill import choose
-from jax_robust_kd.methods.inner import clean_target, label_loss, mismatch
-from jax_robust_kd.methods.outer import matching
+from jax_robust_kd.methods.inner_problems import (
+  cross_entropy_label,
+  kl_to_teacher_adv,
+  kl_to_teacher_clean,
+)
+from jax_robust_kd.methods.options import choose
+from jax_robust_kd.methods.outer_losses import matching
 
 INNER = {
-  'mismatch': mismatch,  # KL(T(x') || S(x')), the paper's
-  'clean_target': clean_target,  # KL(T(x) || S(x')), as RSLAD
-  'label': label_loss,  # CE(S(x'), y), as ARD
+  'kl_to_teacher_adv': kl_to_teacher_adv,  # KL(T(x') || S(x')), the paper's
+  'kl_to_teacher_clean': kl_to_teacher_clean,  # KL(T(x) || S(x')), as RSLAD
+  'cross_entropy_label': cross_entropy_label,  # CE(S(x'), y), as ARD
 }
 
 TEACHING = {
@@ -27,7 +31,9 @@ TEACHING = {
 
 
 def advfunmatch(
-  inner: str = 'mismatch', clean_weight: float = 0.0, teaching: str = 'same'
+  inner: str = 'kl_to_teacher_adv',
+  clean_weight: float = 0.0,
+  teaching: str = 'same',
 ) -> Method:
   """Builds AdvFunMatch: min E_A(x) max_x' KL(T(x') || S(x')).
 
@@ -41,10 +47,9 @@ def advfunmatch(
     clean_weight: share of KL(T(x) || S(x)) in the outer loss (ablation; the
       paper's objective has none).
     teaching: what the teacher sees in the outer loss while the student sees x',
-      a name in TEACHING (ablation). Inconsistent are 'clean', which with inner=
-      'clean_target' is RSLAD without its clean term, and 'flipped', the only
-      other augmentation that a method can apply to what was attacked. The inner
-      problem is named by `inner` alone.
+      a name in TEACHING (ablation). Inconsistent are 'clean', which with
+      inner='kl_to_teacher_clean' is RSLAD without its clean term, and
+      'flipped'.
   """
   perturb = choose('inner', inner, INNER)
   see = choose('teaching', teaching, TEACHING)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jax_robust_kd.core import CLEAN, ROBUST, LossOutput, Method
 from jax_robust_kd.losses import cross_entropy, kl_divergence
-from jax_robust_kd.methods.inner import label_loss
+from jax_robust_kd.methods.inner_problems import cross_entropy_label
 
 
 def akd2(
@@ -50,4 +50,4 @@ def akd2(
     }
     return LossOutput(value, out.batch_stats, metrics)
 
-  return Method(loss, label_loss, teachers=(ROBUST, CLEAN))
+  return Method(loss, cross_entropy_label, teachers=(ROBUST, CLEAN))

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from jax_robust_kd.core import LossOutput, Method
 from jax_robust_kd.losses import cross_entropy, kl_divergence
-from jax_robust_kd.methods.inner import label_loss
+from jax_robust_kd.methods.inner_problems import cross_entropy_label
 
 
 def ard(
@@ -45,4 +45,4 @@ def ard(
     metrics = {**metrics, 'ce_clean': hard}
     return LossOutput(value, on_clean.batch_stats, metrics)
 
-  return Method(loss, label_loss)
+  return Method(loss, cross_entropy_label)

@@ -6,7 +6,8 @@ Zagoruyko and Komodakis, ICLR 2017, arXiv 1612.03928.
 import jax.numpy as jnp
 
 from jax_robust_kd.core import Array, Method, Output
-from jax_robust_kd.methods.distill import ON, choose, distill, same_size, unit
+from jax_robust_kd.methods.features import ON, distill, same_size, unit
+from jax_robust_kd.methods.options import choose
 
 
 def at(

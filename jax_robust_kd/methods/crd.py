@@ -17,14 +17,14 @@ import jax
 import jax.numpy as jnp
 
 from jax_robust_kd.core import Array, Method, Output, gather
-from jax_robust_kd.methods.distill import (
+from jax_robust_kd.methods.features import (
   ON,
-  choose,
   distill,
   init_projections,
   project,
   unit,
 )
+from jax_robust_kd.methods.options import choose
 
 EPS = 1e-7  # of the official code, in its ratios
 
@@ -149,15 +149,15 @@ def draw(rng: Array, known: Array, label: Array, number: int) -> Array:
     [B, N] int32 rows.
   """
   order = jnp.argsort(known)
-  # Rows of a class are neighbours now: the place skips those of its own.
+  # Rows of a class are adjacent: the index skips those of the label.
   first = jnp.searchsorted(known[order], label, side='left')
-  own = jnp.searchsorted(known[order], label, side='right') - first
+  count = jnp.searchsorted(known[order], label, side='right') - first
 
-  def one(key, first, own):
-    place = jax.random.randint(key, (number,), 0, len(known) - own)
-    return order[jnp.where(place < first, place, place + own)]
+  def draw_one(key, first, count):
+    index = jax.random.randint(key, (number,), 0, len(known) - count)
+    return order[jnp.where(index < first, index, index + count)]
 
-  return jax.vmap(one)(rng, first, own)
+  return jax.vmap(draw_one)(rng, first, count)
 
 
 def scores(live: Array, bank: Array, rows: Array, tau: float) -> Array:
@@ -193,8 +193,8 @@ def crd_loss(
   c = (rows.shape[1] - 1) / len(bank)
   log_u = scores(live, bank, rows, tau) - jnp.log(z)
   u = jnp.exp(log_u)
-  own = log_u[:, 0] - jnp.log(u[:, 0] + c + EPS)
-  return jnp.sum(jnp.log1p((u[:, 1:] + EPS) / c), axis=1) - own
+  positive = log_u[:, 0] - jnp.log(u[:, 0] + c + EPS)
+  return jnp.sum(jnp.log1p((u[:, 1:] + EPS) / c), axis=1) - positive
 
 
 def remember(

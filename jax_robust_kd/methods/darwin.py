@@ -33,7 +33,7 @@ from jax_robust_kd.core import (
   fold_in,
 )
 from jax_robust_kd.losses import cross_entropy, kl_divergence
-from jax_robust_kd.methods.distill import choose
+from jax_robust_kd.methods.options import choose
 
 _TINY = 1e-12  # keeps a ratio finite where all weights are 0
 
@@ -124,8 +124,8 @@ def _keep(path: Array, number: int) -> Array:
   """Returns `number` points of a path, evenly spaced up to the last."""
   total = len(path)
   number = min(number or total, total)
-  kept = [(i * total - 1) // number for i in range(1, number + 1)]
-  return path[jnp.array(kept)]
+  indices = [(i * total - 1) // number for i in range(1, number + 1)]
+  return path[jnp.array(indices)]
 
 
 def _pass_all(student: Callable, points: Array) -> tuple[Array, PyTree]:
@@ -213,15 +213,15 @@ def darwin(
   shares = {name: share for name, share in shares.items() if share}
 
   def perturb(rng, ctx, batch, maximize):
-    def path(place, aim):
+    def path(index, aim):
       def loss_fn(image):  # of a negative target: away from it
         return -cross_entropy(ctx.student(image).logits, aim)
 
-      found = maximize(fold_in(rng, place), loss_fn, batch.image)
-      return _keep(found.path, num_points)
+      ascent = maximize(fold_in(rng, index), loss_fn, batch.image)
+      return _keep(ascent.path, num_points)
 
     aims = _aims(aim_at, ctx, batch)
-    return {name: path(place, aims[name]) for place, name in enumerate(shares)}
+    return {name: path(i, aims[name]) for i, name in enumerate(shares)}
 
   def loss(ctx, batch, adv):
     paths = {name: adv[name] for name in shares} | {'x': batch.image[None]}

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jax_robust_kd.core import Array, LossOutput, Method
 from jax_robust_kd.losses import kl_divergence
-from jax_robust_kd.methods.inner import mismatch
+from jax_robust_kd.methods.inner_problems import kl_to_teacher_adv
 
 
 def dgad(beta: float = 0.1) -> Method:
@@ -46,13 +46,13 @@ def dgad(beta: float = 0.1) -> Method:
     metrics = jax.tree.map(jnp.mean, metrics)
     return LossOutput(value, on_adv.batch_stats, metrics)
 
-  return Method(loss, mismatch)
+  return Method(loss, kl_to_teacher_adv)
 
 
 def swap(logits: Array, label: Array) -> Array:
   """Exchanges each image's highest logit and that of its label, [B, K]."""
   right = jax.nn.one_hot(label, logits.shape[-1], dtype=bool)
   first = jax.nn.one_hot(logits.argmax(-1), logits.shape[-1], dtype=bool)
-  own = jnp.sum(jnp.where(right, logits, 0.0), axis=-1, keepdims=True)
+  of_label = jnp.sum(jnp.where(right, logits, 0.0), axis=-1, keepdims=True)
   highest = logits.max(axis=-1, keepdims=True)
-  return jnp.where(right, highest, jnp.where(first, own, logits))
+  return jnp.where(right, highest, jnp.where(first, of_label, logits))

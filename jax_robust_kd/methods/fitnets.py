@@ -12,13 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from jax_robust_kd.core import Array, Method
-from jax_robust_kd.methods.distill import (
-  ON,
-  choose,
-  distill,
-  init_linear,
-  same_size,
-)
+from jax_robust_kd.methods.features import ON, distill, init_linear, same_size
+from jax_robust_kd.methods.options import choose
 
 
 def fitnets(

@@ -28,8 +28,9 @@ from jax_robust_kd.core import (
   no_memory,
 )
 from jax_robust_kd.losses import cross_entropy
-from jax_robust_kd.methods.distill import choose, init_projections, project
-from jax_robust_kd.methods.inner import label_loss
+from jax_robust_kd.methods.features import init_projections, project
+from jax_robust_kd.methods.inner_problems import cross_entropy_label
+from jax_robust_kd.methods.options import choose
 
 NEVER = -1e9  # a score of exp 0
 
@@ -44,8 +45,8 @@ def fool_teacher(rng: Array, ctx: Context, batch: Batch, maximize) -> Array:
 
 
 VIEWS = {
-  'V1': label_loss,  # both see x', made against the student
-  'V2': label_loss,  # the teacher sees x, the student x'
+  'V1': cross_entropy_label,  # both see x', made against the student
+  'V2': cross_entropy_label,  # the teacher sees x, the student x'
   'V3': no_attack,  # both see x
   'V4': fool_teacher,  # both see x', made against the teacher
 }
@@ -88,8 +89,8 @@ LOSSES = {'nce': nce, 'infonce': infonce}
 
 def probability(logits: Array, label: Array, power: float) -> Array:
   """p_T(y)^power, [B]."""
-  found = jnp.take_along_axis(jax.nn.softmax(logits), label[:, None], axis=1)
-  return found[:, 0] ** power
+  column = jnp.take_along_axis(jax.nn.softmax(logits), label[:, None], axis=1)
+  return column[:, 0] ** power
 
 
 def correct(logits: Array, label: Array, power: float) -> Array:
@@ -188,11 +189,11 @@ def contrast(
   direction, nothing but the teacher's projection would learn.
   """
   label = jnp.argmax(batch.target, axis=-1).astype(jnp.int32)
-  own = {
+  projected = {
     'student': project(ctx.heads['student'], student),
     'teacher': project(ctx.heads['teacher'], teacher),
   }
-  live = jax.tree.map(gather, {'label': label, **own})
+  live = jax.tree.map(gather, {'label': label, **projected})
   joined = {
     k: jnp.concatenate([live[k], past]) for k, past in ctx.memory.items()
   }
@@ -200,10 +201,10 @@ def contrast(
   candidates = {**live, **joined}
   known = candidates['label'] >= 0
   other = known & (candidates['label'] != label[:, None])
-  positive = jnp.sum(own['teacher'] * own['student'], axis=-1) / tau
+  positive = jnp.sum(projected['teacher'] * projected['student'], axis=-1) / tau
   each = jnp.zeros_like(positive)
   for anchor in anchors:
-    score = own[anchor] @ candidates[_OTHER[anchor]].T / tau
+    score = projected[anchor] @ candidates[_OTHER[anchor]].T / tau
     each += pair_loss(positive, score, other)
   return each, label, jax.lax.stop_gradient(memory)
 

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 
 from jax_robust_kd.core import CLEAN, ROBUST, LossOutput, Method, UserError
 from jax_robust_kd.losses import cross_entropy, kl_divergence
-from jax_robust_kd.methods.inner import label_loss
-from jax_robust_kd.methods.outer import introspective
+from jax_robust_kd.methods.inner_problems import cross_entropy_label
+from jax_robust_kd.methods.outer_losses import iad_terms
 
 
 def iad(
@@ -30,7 +30,7 @@ def iad(
 ) -> Method:
   """Builds IAD-I, upon ARD, or IAD-II, upon AKD2. x' maximizes CE(S(x'), y).
 
-  With A = T_y(x')^beta, the trust in the robust teacher (`introspective`):
+  With A = T_y(x')^beta, the trust in the robust teacher (`iad_terms`):
 
     I:  w [t^2 KL(T(x) || S(x')) + (1 - A) KL(S(x) || S(x'))]
         + (1 - w) CE(S(x), y)
@@ -60,7 +60,7 @@ def iad(
 
   def loss(ctx, batch, adv):
     target = ctx.teacher(batch.image if version == 'I' else adv).logits
-    value, on_adv, on_clean, metrics = introspective(
+    value, on_adv, on_clean, metrics = iad_terms(
       ctx, batch, adv, target, beta=beta, begin=begin,
       temperature=temperature, weigh_teacher=weigh_teacher,
     )  # fmt: skip
@@ -76,7 +76,7 @@ def iad(
     return LossOutput(jnp.mean(value), on_clean.batch_stats, metrics)
 
   teachers = (ROBUST,) if version == 'I' else (ROBUST, CLEAN)
-  return Method(loss, label_loss, teachers=teachers)
+  return Method(loss, cross_entropy_label, teachers=teachers)
 
 
 def _check(version: str, clean_weight: float) -> None:

@@ -53,13 +53,13 @@ def igam(
     out = ctx.student(adv)
     hard = jnp.mean(cross_entropy(out.logits, batch.target))
     zeros = jnp.zeros_like(hard), jnp.zeros_like(hard)
-    told, distance = jax.lax.cond(
+    loss_d, distance = jax.lax.cond(
       ctx.progress >= begin,
       lambda: _match(discriminator, beta, ctx, batch, adv),
       lambda: zeros,
     )
-    value = hard + told + gamma * distance
-    metrics = {'ce': hard, 'discriminator': told, 'gradient_square': distance}
+    value = hard + loss_d + gamma * distance
+    metrics = {'ce': hard, 'discriminator': loss_d, 'gradient_square': distance}
     return LossOutput(value, out.batch_stats, metrics)
 
   return Method(loss, _add_noise, partial(_init_heads, discriminator))
@@ -80,15 +80,14 @@ def _match(
     return jnp.sum(batch.target * jax.nn.softmax(logits), axis=-1)
 
   def score(gradient):
-    found = discriminator.apply({'params': ctx.heads}, gradient)
-    return cast(Array, found)
+    return cast(Array, discriminator.apply({'params': ctx.heads}, gradient))
 
-  own, _ = input_gradient(ctx.student, adv, right)
-  wanted, _ = input_gradient(ctx.teacher, adv, right)
-  fooled = jax.nn.softplus(score(_reverse(own, beta)))
-  told = jnp.mean(fooled + jax.nn.softplus(-score(wanted))) / 2
-  square = jnp.sum(jnp.square(own - wanted), axis=(1, 2, 3))
-  return told, jnp.mean(square)
+  student, _ = input_gradient(ctx.student, adv, right)
+  teacher, _ = input_gradient(ctx.teacher, adv, right)
+  fooled = jax.nn.softplus(score(_reverse(student, beta)))
+  loss_d = jnp.mean(fooled + jax.nn.softplus(-score(teacher))) / 2
+  square = jnp.sum(jnp.square(student - teacher), axis=(1, 2, 3))
+  return loss_d, jnp.mean(square)
 
 
 def _init_heads(discriminator: nn.Module, rng: Array, student, teacher):

@@ -6,9 +6,9 @@ from jax_robust_kd.core import Method
 from jax_robust_kd.methods.adaad import adaad
 from jax_robust_kd.methods.adaiad import adaiad
 from jax_robust_kd.methods.ard import ard
-from jax_robust_kd.methods.distill import choose
 from jax_robust_kd.methods.iad import iad
-from jax_robust_kd.methods.outer import difference
+from jax_robust_kd.methods.options import choose
+from jax_robust_kd.methods.outer_losses import igdm_term
 from jax_robust_kd.methods.rslad import rslad
 
 HOSTS = {
@@ -47,7 +47,7 @@ def igdm(host: str = 'adaad', alpha: float = 5.0) -> Method:
   def loss(ctx, batch, adv):
     out = method.loss(ctx, batch, adv)
     on_adv = ctx.student(adv)._replace(batch_stats=out.batch_stats)
-    each, batch_stats = difference(ctx, batch, adv, on_adv)
+    each, batch_stats = igdm_term(ctx, batch, adv, on_adv)
     gradient = jnp.mean(each)
     return out._replace(
       loss=out.loss + alpha * ctx.progress * gradient,

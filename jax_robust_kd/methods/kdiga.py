@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jax_robust_kd.core import Array, LossOutput, Method, no_attack
 from jax_robust_kd.losses import cross_entropy, kl_divergence
-from jax_robust_kd.methods.inner import label_loss
+from jax_robust_kd.methods.inner_problems import cross_entropy_label
 from jax_robust_kd.methods.input_gradient import input_gradient
 
 
@@ -37,17 +37,17 @@ def kdiga(
     def hard_loss(logits):
       return cross_entropy(logits, batch.target)
 
-    own, out = input_gradient(ctx.student, adv, hard_loss)
-    wanted, target = input_gradient(ctx.teacher, adv, hard_loss)
+    student, out = input_gradient(ctx.student, adv, hard_loss)
+    teacher, target = input_gradient(ctx.teacher, adv, hard_loss)
     soft = kl_divergence(out.logits, target.logits, temperature)
     soft = temperature**2 * jnp.mean(soft)
     hard = jnp.mean(hard_loss(out.logits))
-    distance = jnp.mean(_length(own - wanted))
+    distance = jnp.mean(_length(student - teacher))
     value = hard + kl_weight * soft + gradient_weight * distance
     metrics = {'ce': hard, 'kl': soft, 'gradient_distance': distance}
     return LossOutput(value, out.batch_stats, metrics)
 
-  return Method(loss, label_loss if adversarial else no_attack)
+  return Method(loss, cross_entropy_label if adversarial else no_attack)
 
 
 def _length(x: Array) -> Array:

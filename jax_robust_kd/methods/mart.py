@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from jax_robust_kd.core import LossOutput, Method
 from jax_robust_kd.losses import cross_entropy, kl_divergence
-from jax_robust_kd.methods.inner import label_loss
+from jax_robust_kd.methods.inner_problems import cross_entropy_label
 
 _ABOVE_ONE = 1.0001  # of the official code: the logarithm stays above -9.3
 
@@ -37,4 +37,4 @@ def mart(beta: float = 5.0) -> Method:
     metrics = {'bce': jnp.mean(bce), 'kl_weighted': jnp.mean(robust)}
     return LossOutput(value, on_adv.batch_stats, metrics)
 
-  return Method(loss, label_loss, teachers=())
+  return Method(loss, cross_entropy_label, teachers=())

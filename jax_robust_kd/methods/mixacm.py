@@ -18,7 +18,8 @@ import jax.numpy as jnp
 
 from jax_robust_kd.core import Array, LossOutput, Method, Output, UserError
 from jax_robust_kd.losses import cross_entropy, kl_divergence
-from jax_robust_kd.methods.distill import choose, unit
+from jax_robust_kd.methods.features import unit
+from jax_robust_kd.methods.options import choose
 
 
 def _length(x: Array) -> Array:
@@ -37,13 +38,13 @@ DISTANCES = {
 
 def _names(blocks: tuple[str, ...], student: dict, teacher: dict) -> list[str]:
   """Returns the blocks to compare; both networks must have all of them."""
-  own, other = (sorted(set(f) - {'pooled'}) for f in (student, teacher))
-  both = [name for name in own if name in other]
-  if not set(blocks or own + other) <= set(both):
+  names = [sorted(set(f) - {'pooled'}) for f in (student, teacher)]
+  both = [name for name in names[0] if name in names[1]]
+  if not set(blocks or sum(names, [])) <= set(both):
     raise UserError(
       f"method.blocks={tuple(blocks)}: the student's blocks are "
-      f"{', '.join(own)} and the teacher's {', '.join(other)}; set it to some "
-      f'of those that both have: {tuple(both)}'
+      f"{', '.join(names[0])} and the teacher's {', '.join(names[1])}; set it "
+      f'to some of those that both have: {tuple(both)}'
     )
   return sorted(blocks or both)
 
@@ -105,9 +106,9 @@ def mixacm(
   measure = choose('distance', distance, DISTANCES)
 
   def difference(name, heads, student, teacher):
-    own, wanted = (_channels(power, f[name]) for f in (student, teacher))
-    own = own @ heads[name] if name in heads else own
-    return measure(unit(own) - unit(wanted))
+    maps = [_channels(power, f[name]) for f in (student, teacher)]
+    maps[0] = maps[0] @ heads[name] if name in heads else maps[0]
+    return measure(unit(maps[0]) - unit(maps[1]))
 
   def loss(ctx, batch, adv):
     del adv

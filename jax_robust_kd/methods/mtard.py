@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from jax_robust_kd.core import AXIS, CLEAN, ROBUST, LossOutput, Method
 from jax_robust_kd.losses import kl_divergence
-from jax_robust_kd.methods.inner import label_loss
+from jax_robust_kd.methods.inner_problems import cross_entropy_label
 
 _TINY = 1e-12  # keeps ratios finite when a loss is exactly 0
 
@@ -54,7 +54,10 @@ def mtard(
     return LossOutput(value, on_clean.batch_stats, metrics, memory)
 
   return Method(
-    loss, label_loss, teachers=(ROBUST, CLEAN), init_memory=_init_memory
+    loss,
+    cross_entropy_label,
+    teachers=(ROBUST, CLEAN),
+    init_memory=_init_memory,
   )
 
 

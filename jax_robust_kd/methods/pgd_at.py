@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from jax_robust_kd.core import LossOutput, Method
 from jax_robust_kd.losses import cross_entropy
-from jax_robust_kd.methods.inner import label_loss
+from jax_robust_kd.methods.inner_problems import cross_entropy_label
 
 
 def pgd_at() -> Method:
@@ -15,4 +15,4 @@ def pgd_at() -> Method:
     value = jnp.mean(cross_entropy(out.logits, batch.target))
     return LossOutput(value, out.batch_stats, {})
 
-  return Method(loss, label_loss, teachers=())
+  return Method(loss, cross_entropy_label, teachers=())

@@ -6,7 +6,8 @@ arXiv 1904.05068.
 import jax.numpy as jnp
 
 from jax_robust_kd.core import Array, Method, gather
-from jax_robust_kd.methods.distill import ON, choose, distill, unit
+from jax_robust_kd.methods.features import ON, distill, unit
+from jax_robust_kd.methods.options import choose
 
 
 def rkd(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jax_robust_kd.core import LossOutput, Method
 from jax_robust_kd.losses import cross_entropy
-from jax_robust_kd.methods.distill import init_linear, linear, unit
+from jax_robust_kd.methods.features import init_linear, linear, unit
 
 
 def rrm(beta: float = 0.005) -> Method:

@@ -1,8 +1,8 @@
 """RSLAD, robust soft label distillation. Zi et al., ICCV 2021, 2108.07969."""
 
 from jax_robust_kd.core import Method
-from jax_robust_kd.methods.inner import clean_target
-from jax_robust_kd.methods.outer import matching
+from jax_robust_kd.methods.inner_problems import kl_to_teacher_clean
+from jax_robust_kd.methods.outer_losses import matching
 
 
 def rslad(alpha: float = 5 / 6, scale: float = 1.0) -> Method:
@@ -25,4 +25,4 @@ def rslad(alpha: float = 5 / 6, scale: float = 1.0) -> Method:
     target = ctx.teacher(batch.image).logits
     return matching(ctx, batch, adv, target, alpha, scale)
 
-  return Method(loss, clean_target)
+  return Method(loss, kl_to_teacher_clean)

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 
 from jax_robust_kd.core import Array, LossOutput, Method, gather
 from jax_robust_kd.losses import kl_divergence
-from jax_robust_kd.methods.distill import choose
-from jax_robust_kd.methods.outer import difference
+from jax_robust_kd.methods.options import choose
+from jax_robust_kd.methods.outer_losses import igdm_term
 
 _TINY = 1e-8  # keeps a ratio finite when all entropies are equal
 
@@ -64,7 +64,7 @@ def saad(
     on_adv = ctx.student(adv)
     target = ctx.teacher(adv).logits
     robust = kl_divergence(on_adv.logits, target)
-    gradient, batch_stats = difference(ctx, batch, adv, on_adv)
+    gradient, batch_stats = igdm_term(ctx, batch, adv, on_adv)
     h = entropy(target, order)
     weight = entropy_scale * (h - gather(h).min())
     value = weight * (robust + alpha * ctx.progress * gradient)

@@ -75,10 +75,10 @@ def digests(tree: PyTree) -> dict[str, str]:
   """Returns SHA-256 of each leaf's type, shape and bytes, by its path."""
   named, _ = jax.tree_util.tree_flatten_with_path(tree)
   with ThreadPoolExecutor() as pool:  # hashing lets other threads run
-    found = pool.map(_digest, [leaf for _, leaf in named])
+    hashes = pool.map(_digest, [leaf for _, leaf in named])
   return {
     jax.tree_util.keystr(path): digest
-    for (path, _), digest in zip(named, found, strict=True)
+    for (path, _), digest in zip(named, hashes, strict=True)
   }
 
 
@@ -153,9 +153,11 @@ def close(folder: ocp.CheckpointManager) -> None:
 def _save_failed(folder: ocp.CheckpointManager, error: Exception) -> str:
   """The step is left out: Orbax may raise when the next one is saved."""
   whole = [s for s in folder.all_steps() if _is_there(folder, s)]
-  kept = f'step {max(whole)} is whole' if whole else 'none is whole'
+  summary = f'step {max(whole)} is whole' if whole else 'none is whole'
   reason = str(error).strip().splitlines()[-1]
-  return f'could not save a checkpoint in {folder.directory} ({kept}): {reason}'
+  return (
+    f'could not save a checkpoint in {folder.directory} ({summary}): {reason}'
+  )
 
 
 def _is_there(folder: ocp.CheckpointManager, step: int) -> bool:
@@ -197,15 +199,15 @@ def _restore_step(folder, step: int, template):
     tree = folder.item_metadata(step).state
     template = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), tree)
   template = jax.tree.map(np.asarray, template)
-  found = folder.restore(
+  restored = folder.restore(
     step,
     args=ocp.args.Composite(
       state=ocp.args.StandardRestore(template),
       record=ocp.args.JsonRestore(),
     ),
   )
-  state = jax.tree.map(np.asarray, found.state)
-  record = dict(found.record)
+  state = jax.tree.map(np.asarray, restored.state)
+  record = dict(restored.record)
   if record.pop('sha256', None) not in (None, _record_sha256(record)):
     raise ValueError('its record does not match its digest')
   expected = sorted(record.pop('digests').values())

@@ -86,8 +86,8 @@ def read_lines(path: Path) -> list[dict]:
 
 def truncate(path: Path, step: int) -> None:
   """Forgets what was logged after `step`, before a run goes on from there."""
-  kept = [r for r in read_lines(path) if r['step'] <= step]
-  _replace(path, ''.join(json.dumps(r) + '\n' for r in kept))
+  records = [r for r in read_lines(path) if r['step'] <= step]
+  _replace(path, ''.join(json.dumps(r) + '\n' for r in records))
 
 
 def tensorboard(folder: Path) -> Callable[[dict], None]:

@@ -96,8 +96,8 @@ def join(start: Start) -> None:
       f'--process_id ({str(error).splitlines()[0]})'
     ) from None
   if is_child():
-    said, _ = map(int, os.environ[_CHILD].split())
-    os.write(said, b'1')
+    started, _ = map(int, os.environ[_CHILD].split())
+    os.write(started, b'1')
 
 
 def is_child() -> bool:
@@ -123,17 +123,17 @@ def supervise(command: list[str], timeout: int) -> int:
   Seen from outside, that is a sentence and the exit code that launchers start
   again on.
   """
-  hearing, said = os.pipe()
-  lifeline, _held = os.pipe()
+  reader, writer = os.pipe()
+  lifeline, _open_end = os.pipe()
   with subprocess.Popen(
     command,
-    env={**os.environ, _CHILD: f'{said} {lifeline}'},
-    pass_fds=[said, lifeline],
+    env={**os.environ, _CHILD: f'{writer} {lifeline}'},
+    pass_fds=[writer, lifeline],
   ) as child:
-    os.close(said)
+    os.close(writer)
     for number in (signal.SIGTERM, signal.SIGINT):
       signal.signal(number, lambda n, _: child.send_signal(n))
-    started = os.read(hearing, 1) != b''
+    started = os.read(reader, 1) != b''
     code = child.wait()
   if code != -signal.SIGABRT:
     return code if code >= 0 else 128 - code
@@ -157,20 +157,20 @@ def is_first() -> bool:
   return jax.process_index() == 0
 
 
-def share() -> slice:
-  """Returns which of a row of things are this process's to do."""
+def process_slice() -> slice:
+  """Returns the slice of a list of work items that this process does."""
   return slice(jax.process_index(), None, jax.process_count())
 
 
-def mine(number: int) -> bool:
-  """Returns whether a numbered piece of work is this process's to do."""
+def owns(number: int) -> bool:
+  """Returns whether this process does the work item of this number."""
   return number % jax.process_count() == jax.process_index()
 
 
-def meet(place: str) -> None:
-  """Waits until every process is here."""
+def barrier(name: str) -> None:
+  """Waits until every process has called this with the same name."""
   if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(place)
+    multihost_utils.sync_global_devices(name)
 
 
 def total(values: np.ndarray) -> np.ndarray:
@@ -180,8 +180,12 @@ def total(values: np.ndarray) -> np.ndarray:
   return np.asarray(multihost_utils.process_allgather(values)).sum(axis=0)
 
 
-def join_shares(values: np.ndarray, count: int) -> np.ndarray:
-  """Joins what each process found for its `share` of `count` rows.
+def gather_slices(values: np.ndarray, count: int) -> np.ndarray:
+  """Gathers the rows that each process computed for its `process_slice`.
+
+  Args:
+    values: [rows of this process, ...].
+    count: rows of all processes together.
 
   Returns:
     [count, ...] in the order of the rows, on every process.
@@ -192,8 +196,8 @@ def join_shares(values: np.ndarray, count: int) -> np.ndarray:
   size = -(-count // number)
   padded = np.zeros((size, *values.shape[1:]), values.dtype)
   padded[: len(values)] = values
-  found = np.asarray(multihost_utils.process_allgather(padded))
-  return np.swapaxes(found, 0, 1).reshape(-1, *values.shape[1:])[:count]
+  slices = np.asarray(multihost_utils.process_allgather(padded))
+  return np.swapaxes(slices, 0, 1).reshape(-1, *values.shape[1:])[:count]
 
 
 def to_global(tree: PyTree) -> PyTree:
@@ -219,9 +223,11 @@ def preemption() -> Iterator[Callable[[int], bool]]:
   if jax.process_count() > 1:
     yield multihost_utils.reached_preemption_sync_point
     return
-  asked = []
-  before = signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+  signals = []
+  before = signal.signal(
+    signal.SIGTERM, lambda number, _: signals.append(number)
+  )
   try:
-    yield lambda step: bool(asked)
+    yield lambda step: bool(signals)
   finally:
     signal.signal(signal.SIGTERM, before)

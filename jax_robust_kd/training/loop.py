@@ -95,7 +95,7 @@ def run_steps(run: Training, state: TrainState) -> None:
     _step(run, parallel.replicate(state), start, pending, best, show, asked)
   checkpoint.wait(run.best)
   checkpoint.wait(run.last)
-  processes.meet('trained')
+  processes.barrier('trained')
 
 
 def _step(
@@ -147,7 +147,7 @@ def _leave(
     _save(run, run.last, done, state, {'best': best, 'pending': values})
   checkpoint.wait(run.best)
   checkpoint.wait(run.last)
-  processes.meet('left')
+  processes.barrier('left')
   raise Preempted(
     f'asked to end by SIGTERM; step {done} is saved, the same command goes on '
     'from there'

@@ -86,7 +86,7 @@ def _make_validate(
   )
 
   rows = np.arange(len(dataset.val.label))
-  rows = rows[processes.share()]
+  rows = rows[processes.process_slice()]
 
   def run(state: TrainState) -> dict[str, float]:
     variables = {

@@ -27,7 +27,8 @@ FLOORS = (
 LEVELS = {name: level for level, names in enumerate(FLOORS) for name in names}
 # Inside a folder only these may be imported by their neighbours.
 SHARED = {  # fmt: skip
-  'methods': {'inner', 'outer', 'distill', 'input_gradient'},
+  'methods': {'inner_problems', 'outer_losses', 'features', 'options'}
+  | {'input_gradient'},
   'attacks': {
     'ascent',
     'gradient',

@@ -120,8 +120,9 @@ INNER = [
   ('adaad', {}, lambda x: kl_each(linear(TEACHER, x), linear(STUDENT, x))),
   ('advfunmatch', {},
    lambda x: kl_each(linear(TEACHER, x), linear(STUDENT, x))),
-  ('advfunmatch', dict(inner='label'), lambda x: ce_each(linear(STUDENT, x))),
-  ('advfunmatch', dict(inner='clean_target'),
+  ('advfunmatch', dict(inner='cross_entropy_label'),
+   lambda x: ce_each(linear(STUDENT, x))),
+  ('advfunmatch', dict(inner='kl_to_teacher_clean'),
    lambda x: kl_each(T, linear(STUDENT, x))),
 ]  # fmt: skip
 

@@ -19,9 +19,9 @@ from jax_robust_kd.core import (
 )
 from jax_robust_kd.methods import METHODS
 from jax_robust_kd.methods.crd import crd_loss, draw
-from jax_robust_kd.methods.distill import same_size, unit
+from jax_robust_kd.methods.features import same_size, unit
 from jax_robust_kd.methods.gacd import WEIGHTS, infonce, nce
-from jax_robust_kd.methods.inner import label_loss
+from jax_robust_kd.methods.inner_problems import cross_entropy_label
 
 RNG = np.random.default_rng(2)
 CLEAN = RNG.uniform(size=(6, 4, 4, 1))
@@ -353,11 +353,12 @@ def test_loss_and_gradient(name, arguments, reference, known, devices):
 @pytest.mark.parametrize('name', ['at', 'fitnets', 'rkd', 'crd'])
 def test_both_networks_see_clean_or_attacked_images(name):
   assert METHODS[name]().perturb is no_attack
-  assert METHODS[name](on='adv').perturb is label_loss
+  assert METHODS[name](on='adv').perturb is cross_entropy_label
 
 
 @pytest.mark.parametrize(
-  'views,inner', [('V1', label_loss), ('V2', label_loss), ('V3', no_attack)]
+  'views,inner',
+  [('V1', cross_entropy_label), ('V2', cross_entropy_label), ('V3', no_attack)],
 )
 def test_views_of_gacd(views, inner):
   assert METHODS['gacd'](views=views).perturb is inner

@@ -226,7 +226,7 @@ def test_darwin_goes_up_the_label_and_down_to_the_goal(known_goal):
 
 def test_advfunmatch_taught_by_the_clean_view_is_rslad():
   """As its docstring says."""
-  mine = METHODS['advfunmatch'](inner='clean_target', teaching='clean')
+  mine = METHODS['advfunmatch'](inner='kl_to_teacher_clean', teaching='clean')
   other = METHODS['rslad'](alpha=1.0)
   assert mine.perturb is other.perturb
   both = [run('advfunmatch', m, WEIGHTS).loss for m in (mine, other)]

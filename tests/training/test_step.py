@@ -14,7 +14,7 @@ from jax_robust_kd import data, job, models, networks
 from jax_robust_kd.config import load_config
 from jax_robust_kd.core import AXIS, LossOutput, Method, image_keys
 from jax_robust_kd.methods import METHODS
-from jax_robust_kd.methods.inner import label_loss
+from jax_robust_kd.methods.inner_problems import cross_entropy_label
 from jax_robust_kd.runtime import checkpoint, parallel
 from jax_robust_kd.training import build
 from jax_robust_kd.training.averages import ema
@@ -91,7 +91,7 @@ def test_attack_moves_no_running_average_and_only_named_passes_do(digits):
     forward = partial(setup.recipe.student, variables)
     ctx = SimpleNamespace(student=partial(forward, mode='eval'))
     rng = image_keys(jax.random.fold_in(key, 1), batch['index'])
-    adv = label_loss(rng, ctx, view, setup.recipe.maximize)
+    adv = cross_entropy_label(rng, ctx, view, setup.recipe.maximize)
     return forward(adv, mode='train').batch_stats
 
   jax.tree.map(

@@ -1,8 +1,5 @@
 """What the methods that match features share."""
 
-from collections.abc import Callable
-from typing import TypeVar
-
 import jax
 import jax.numpy as jnp
 
@@ -11,30 +8,16 @@ from jax_robust_kd.core import (
   Batch,
   LossOutput,
   Output,
+  Perturb,
   UserError,
   no_attack,
 )
 from jax_robust_kd.losses import cross_entropy, kl_divergence
-from jax_robust_kd.methods.inner import label_loss
-
-T = TypeVar('T')
+from jax_robust_kd.methods.inner_problems import cross_entropy_label
 
 # Inner problems by the images that both networks see. The outer loss takes
 # what `perturb` returned, which for 'clean' are the images themselves.
-ON: dict[str, Callable] = {'clean': no_attack, 'adv': label_loss}
-
-
-def choose(key: str, value: str, options: dict[str, T]) -> T:
-  """Returns options[value].
-
-  Raises:
-    UserError: there is no such option.
-  """
-  if value not in options:
-    raise UserError(
-      f'method.{key}={value!r} is unknown; use one of: {", ".join(options)}'
-    )
-  return options[value]
+ON: dict[str, Perturb] = {'clean': no_attack, 'adv': cross_entropy_label}
 
 
 def unit(x: Array) -> Array:

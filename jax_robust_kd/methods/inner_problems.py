@@ -1,10 +1,12 @@
 """Inner problems that two or more methods share."""
 
-from jax_robust_kd.core import Array, Batch, Context
+from jax_robust_kd.core import Array, Batch, Context, Maximize
 from jax_robust_kd.losses import cross_entropy, kl_divergence
 
 
-def label_loss(rng: Array, ctx: Context, batch: Batch, maximize) -> Array:
+def cross_entropy_label(
+  rng: Array, ctx: Context, batch: Batch, maximize: Maximize
+) -> Array:
   """Maximizes CE(S(x'), y), the inner problem of PGD adversarial training.
 
   Returns:
@@ -17,7 +19,9 @@ def label_loss(rng: Array, ctx: Context, batch: Batch, maximize) -> Array:
   return maximize(rng, loss_fn, batch.image).adv
 
 
-def mismatch(rng: Array, ctx: Context, batch: Batch, maximize) -> Array:
+def kl_to_teacher_adv(
+  rng: Array, ctx: Context, batch: Batch, maximize: Maximize
+) -> Array:
   """Maximizes KL(T(x') || S(x')); the gradient flows through both networks.
 
   Returns:
@@ -31,7 +35,9 @@ def mismatch(rng: Array, ctx: Context, batch: Batch, maximize) -> Array:
   return maximize(rng, loss_fn, batch.image).adv
 
 
-def clean_target(rng: Array, ctx: Context, batch: Batch, maximize) -> Array:
+def kl_to_teacher_clean(
+  rng: Array, ctx: Context, batch: Batch, maximize: Maximize
+) -> Array:
   """Maximizes KL(T(x) || S(x')), the teacher's clean output as soft label.
 
   Returns:

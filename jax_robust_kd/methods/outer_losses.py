@@ -48,7 +48,7 @@ def matching(
   return LossOutput(value, on_clean.batch_stats, metrics)
 
 
-def introspective(
+def iad_terms(
   ctx: Context,
   batch: Batch,
   adv: Array,
@@ -91,7 +91,7 @@ def introspective(
   return value, on_adv, on_clean, jax.tree.map(jnp.mean, metrics)
 
 
-def difference(
+def igdm_term(
   ctx: Context, batch: Batch, adv: Array, on_adv: Output
 ) -> tuple[Array, PyTree]:
   """KL(T(x + d) - T(x - d) || S(x + d) - S(x - d)) of logits, d = x' - x.
