@@ -4,7 +4,7 @@ One student, one optimizer and the same images for all; what a method is stays
 as its config has it: loss, augmentation, start of the attack, BatchNorm in it.
 Without `teacher.checkpoint` its teachers are `small_cifar.py:teacher` and
 `small_cifar.py:clean_teacher`; the table had a better one, see
-`cifar_table.txt`.
+`cifar_table.py`.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The comparison's runs: failing, waiting, killed, and one for real."""
+"""Runs of a comparison: failing, waiting, killed, and one for real."""
 
 import csv
 import json
@@ -8,13 +8,15 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
-from jax_robust_kd.compare import files, plan, runner
+from jax_robust_kd.compare import children, configs, outputs, scatter
 from jax_robust_kd.compare.__main__ import main
-from jax_robust_kd.compare.entries import Entry
+from jax_robust_kd.config import load_config
+from jax_robust_kd.core import Preempted
 
 ROOT = Path(__file__).parents[2]
 KD = f'{ROOT}/configs/kd.py:digits'
@@ -28,12 +30,12 @@ FINISH = (
 
 def task(folder, code=FINISH, **fields):
   command = [sys.executable, '-S', '-c', code, str(folder)]
-  return runner.Task(folder.name, folder, command, **fields)
+  return children.Task(folder.name, folder, command, **fields)
 
 
 def run(tasks, at_once=1):
   calls = []
-  failed = runner.run_all(
+  failed = children.run_all(
     tasks,
     at_once=at_once,
     environment=os.environ,
@@ -93,6 +95,34 @@ def test_a_teacher_is_finished_before_its_students_start(tmp_path):
   assert run(tasks, at_once=3)[0] == {}
 
 
+def test_sigterm_has_the_runs_save(tmp_path, capsys):
+  """And is no failure of theirs; nothing else starts."""
+  saves = (
+    'import pathlib, signal, sys, time; own = pathlib.Path(sys.argv[1])\n'
+    'def save(*_):\n'
+    '  time.sleep(0.3); (own / "saved").touch(); sys.exit(75)\n'
+    'signal.signal(signal.SIGTERM, save); (own / "ready").touch()\n'
+    'time.sleep(60)\n'
+  )
+  tasks = [task(tmp_path / name, saves) for name in 'abc']
+
+  def terminate():
+    while not all((tmp_path / name / 'ready').exists() for name in 'ab'):
+      time.sleep(0.02)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  threading.Thread(target=terminate).start()
+  begin = time.monotonic()
+  with pytest.raises(Preempted, match='the same command goes on'):
+    run(tasks, at_once=2)
+  assert time.monotonic() - begin < 30
+  assert [(tmp_path / n / 'saved').exists() for n in 'abc'] == [1, 1, 0]
+  assert not (tmp_path / 'c').exists()
+  assert 'FAILED' not in capsys.readouterr().out
+  # The seconds of a run that has saved are known.
+  assert 0.3 <= children.wall_clock(tmp_path / 'a') < 30
+
+
 def test_some_run_at_once(tmp_path):
   meet = (  # each waits until the other has started
     'import pathlib, sys, time; own = pathlib.Path(sys.argv[1]); '
@@ -106,20 +136,22 @@ def test_some_run_at_once(tmp_path):
 
 def test_time_to_go_follows_the_work(tmp_path):
   tasks = [
-    task(tmp_path / n, work=w) for n, w in [('a', 2.0), ('b', 4.0), ('c', 6.0)]
+    task(tmp_path / n, cost=w) for n, w in [('a', 2.0), ('b', 4.0), ('c', 6.0)]
   ]
-  assert runner.time_left(tasks, {}, 1) is None
+  assert children.time_left(tasks, {}, 1) is None
   (tmp_path / 'a').mkdir()
   (tmp_path / 'a/results.json').touch()
   log = tmp_path / 'a/attempts.jsonl'
   log.write_text('{"event": "start"}\n{"event": "end", "seconds": 20}\n')
-  assert runner.wall_clock(tmp_path / 'a') == 20
-  assert runner.time_left(tasks, {}, 1) == pytest.approx(100)
-  assert runner.time_left(tasks, {}, 2) == pytest.approx(50)
-  assert runner.time_left(tasks, {tmp_path / 'c': 'x'}, 1) == pytest.approx(40)
+  assert children.wall_clock(tmp_path / 'a') == 20
+  assert children.time_left(tasks, {}, 1) == pytest.approx(100)
+  assert children.time_left(tasks, {}, 2) == pytest.approx(50)
+  assert children.time_left(tasks, {tmp_path / 'c': 'x'}, 1) == pytest.approx(
+    40
+  )
   # An attempt that was cut has no end: the time is not known.
   log.write_text('{"event": "start"}\n' + log.read_text())
-  assert runner.wall_clock(tmp_path / 'a') is None
+  assert children.wall_clock(tmp_path / 'a') is None
 
 
 TEACHER = """
@@ -149,11 +181,23 @@ TINY = (
 )
 
 
+RUNS = f"""
+from jax_robust_kd.config import load_config
+from jax_robust_kd.core import Preempted
+
+
+def get_runs():
+  natural = load_config({NATURAL!r})
+  natural.data.augment.crop_pad = 0
+  return [('kd', load_config({KD!r})), ('no crop', natural)]
+"""
+
+
 def command(folder, *more):
   return [
     sys.executable, '-m', 'jax_robust_kd.compare', '--workdir',
-    str(folder / 'w'), '--configs', f'{KD},no crop={NATURAL};'
-    'data.augment.crop_pad=0', '--seeds', '0,1', *TINY,
+    str(folder / 'w'), '--configs', f'{folder}/runs.py', '--seeds', '0,1',
+    *TINY,
     f'--config.teacher.config={folder}/teacher.py', *more,
   ]  # fmt: skip
 
@@ -167,6 +211,7 @@ def compared(tmp_path_factory):
   """A comparison of two methods and two seeds that was killed once."""
   folder = tmp_path_factory.mktemp('compare')
   (folder / 'teacher.py').write_text(TEACHER)
+  (folder / 'runs.py').write_text(RUNS)
   environment = {
     **os.environ,
     'JAX_NUM_CPU_DEVICES': '1',
@@ -263,12 +308,13 @@ def test_another_config_is_refused_before_anything_runs(compared, capsys):
 def test_without_matplotlib_there_is_a_table_still(
   monkeypatch, compared, tmp_path
 ):
-  """And a teacher that was given is in it."""
-  monkeypatch.setattr(files, 'can_draw', lambda: False)
+  """And a teacher that was trained before is in it."""
+  monkeypatch.setattr(scatter, 'can_draw', lambda: False)
   workdir = compared[0] / 'w'
-  _, c = plan.load_entry(Entry('', KD), [])
-  run = plan.Planned('kd', 0, KD, c, workdir / 'runs/kd/seed-0')
-  files.write(tmp_path, [workdir / 'teacher'], [run], {}, [])
+  with (c := load_config(KD)).unlocked():
+    c.teacher.checkpoint = str(workdir / 'teacher')
+  run = configs.Run('kd', c, workdir / 'runs/kd/seed-0', KD, 0)
+  outputs.write(tmp_path, [run], {}, [])
   lines = (tmp_path / 'comparison.md').read_text().splitlines()
   assert lines[4].startswith('| teacher (teacher) |  |')
   assert lines[5].startswith('| kd | 1 |')
@@ -289,8 +335,8 @@ def test_runs_at_once_share_the_cores(tmp_path):
   for name in 'ab':
     folder = tmp_path / name
     command = [sys.executable, '-c', code, str(folder / 'results.json')]
-    tasks.append(runner.Task(name, folder, command))
-  failed = runner.run_all(
+    tasks.append(children.Task(name, folder, command))
+  failed = children.run_all(
     tasks, at_once=2, environment=os.environ, after=lambda failed: None
   )
   assert not failed

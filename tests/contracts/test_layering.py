@@ -48,8 +48,8 @@ SHARED = {  # fmt: skip
     'square',
   },
   'models': {'conv', 'narrow_conv', 'layers'},
-  'compare': {'entries', 'files', 'plan', 'runner', 'scatter', 'tables'}
-  | {'workload'},
+  'compare': {'budget', 'children', 'configs', 'cost', 'outputs', 'run'}
+  | {'scatter', 'tables'},
   'data': {
     'source',
     'split',
