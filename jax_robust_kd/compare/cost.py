@@ -92,18 +92,13 @@ def count_cost(
     (c.data.batch_size, *dataset.train.image.shape[1:]),
   )
   forward = step / passes / c.data.batch_size
+  num_tests = c.eval.num_examples or len(dataset.test.label)
+  validation = len(dataset.val.label) * _attack(c, dataset, (c.eval.attack,))
+  evaluation = num_tests * _attack(c, dataset, tuple(c.eval.suite))
+  return Cost(passes, steps * step, validation * forward, evaluation * forward)
 
-  def attacked(num_images: int, attacks: tuple[str, ...]) -> float:
-    """Returns operations of attacks; a gradient costs two forward passes."""
-    budget, num_classes = make_budget(c), dataset.num_classes
-    num_steps = evaluate.count_steps(attacks, budget, num_classes)
-    return num_images * (1 + 3 * num_steps) * forward
 
-  return Cost(
-    passes,
-    steps * step,
-    attacked(len(dataset.val.label), (c.eval.attack,)),
-    attacked(
-      c.eval.num_examples or len(dataset.test.label), tuple(c.eval.suite)
-    ),
-  )
+def _attack(c: Config, dataset: data.Dataset, attacks: tuple[str, ...]) -> int:
+  """Returns the forward passes of attacks; a gradient costs two more."""
+  budget, num_classes = make_budget(c), dataset.num_classes
+  return 1 + 3 * evaluate.count_steps(attacks, budget, num_classes)

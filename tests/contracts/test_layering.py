@@ -123,6 +123,7 @@ def test_config_dicts_stay_above_the_step():
     if 'ml_collections' in path.read_text():
       assert parts_of(path)[0] in {
           'config', 'networks', 'build', 'preview', 'train', 'job', 'main',
+          'compare',
       }  # fmt: skip
 
 
