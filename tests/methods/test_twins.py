@@ -31,7 +31,7 @@ TOLERANCE = 1e-5
 
 
 def weights(width):
-  """Weights and running averages of tests/twins/network.py."""
+  """Weights and running averages of tests/helpers/twins/network.py."""
   sizes, params, stats = (3, width, 2 * width), {}, {}
   for i in range(2):
     shape = 3, 3, sizes[i], sizes[i + 1]
@@ -72,7 +72,7 @@ def twin(module):
 
 
 def forward(params, stats, x, mode):
-  """The network of tests/twins/network.py; `mode` as models.forward."""
+  """The network of tests/helpers/twins/network.py; `mode` as models.forward."""
   moved = {}
   for i in range(2):
     x = jax.lax.conv_general_dilated(
