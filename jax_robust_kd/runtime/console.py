@@ -14,6 +14,7 @@ from rich.progress import (
   TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from jax_robust_kd.core import RunError, UserError
 
@@ -26,11 +27,27 @@ def mute() -> None:
   _muted.append(True)
 
 
+def printable(text: str, but: str = '') -> str:
+  """Returns text in which control characters are visible, as '\\x1b'.
+
+  Names of files and classes come from others: one that holds a newline or an
+  escape of the terminal must not pass for output of this program.
+
+  Args:
+    text: from anybody.
+    but: characters that stay as they are.
+  """
+  return ''.join(
+    c if c.isprintable() or c in but else repr(c)[1:-1] for c in text
+  )
+
+
 def say(text: str) -> None:
   """Prints one line, at once."""
   if _muted:
     return
-  Console(highlight=False, soft_wrap=True).print(text, markup=False)
+  out = Console(highlight=False, soft_wrap=True, emoji=False)
+  out.print(printable(text, '\n'), markup=False)
   sys.stdout.flush()
 
 
@@ -102,11 +119,11 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
   """Prints a table; all columns but the first are right-aligned."""
   if _muted:
     return
-  shown = Table(title=title, title_justify='left')
+  shown = Table(title=Text(printable(title)), title_justify='left')
   for i, column in enumerate(columns):
     shown.add_column(column, justify='right' if i else 'left', no_wrap=True)
   for row in rows:
-    shown.add_row(*row)
+    shown.add_row(*(Text(printable(cell)) for cell in row))
   # A file has no width: rich would assume 80 columns and cut words.
   width = None if sys.stdout.isatty() else 120
   Console(width=width, highlight=False).print(shown)
