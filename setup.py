@@ -19,7 +19,9 @@ setup(
   license='Apache-2.0',
   python_requires='>=3.11,<3.14',
   packages=find_packages(include=['jax_robust_kd', 'jax_robust_kd.*']),
-  package_data={'jax_robust_kd': ['data/*.npz', 'data/*.txt']},
+  package_data={
+    'jax_robust_kd': ['data/*.npz', 'data/*.txt', 'report/templates/*.j2']
+  },
   install_requires=[
     'jax>=0.10.2',
     'flax>=0.12.8',
@@ -39,7 +41,7 @@ setup(
   extras_require={
     'prepare': ['tensorflow-cpu>=2.20'],  # once, for TFDS sets but CIFAR
     'tensorboard': ['tensorboardX>=2.6'],
-    'report': ['matplotlib>=3.9'],  # pictures
+    'report': ['matplotlib>=3.9', 'jinja2>=3.1'],  # pictures and pages
     'tpu': ['jax[tpu]>=0.10.2'],
     'cuda': ['jax[cuda13]>=0.10.2'],
     'torch': ['torch>=2.6'],  # comparisons in tests and benchmarks

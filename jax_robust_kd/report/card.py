@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jax_robust_kd.report.page import accuracy_rows, render
+from jax_robust_kd.report.page import accuracy_rows
 from jax_robust_kd.report.reading import RunFiles
+from jax_robust_kd.report.templating import render
 from jax_robust_kd.runtime.console import printable
 
 

@@ -17,7 +17,7 @@ class ClassAccuracy(NamedTuple):
   """Accuracy by class, in percent.
 
   Attributes:
-    count: [K] images of each class.
+    images: [K] number of images of each class.
     clean: [K], NaN where a class has no image.
     robust: [K], under every attack.
     worst: the lowest robust accuracy of a class.
@@ -25,7 +25,7 @@ class ClassAccuracy(NamedTuple):
     worst_three: the mean of the three lowest.
   """
 
-  count: np.ndarray
+  images: np.ndarray
   clean: np.ndarray
   robust: np.ndarray
   worst: float

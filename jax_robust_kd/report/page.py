@@ -1,10 +1,8 @@
-"""report.html: one page that opens from disk, of one run or of several."""
+"""report.html of one run: a page that opens from disk."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 import numpy as np
 
 from jax_robust_kd.report import plots, strips
@@ -17,10 +15,8 @@ from jax_robust_kd.report.numbers import (
   percent_interval,
 )
 from jax_robust_kd.report.reading import RunFiles
-from jax_robust_kd.runtime.console import printable
+from jax_robust_kd.report.templating import render
 from jax_robust_kd.threat import parse_radius
-
-BASE = ('clean', 'robust')
 
 
 class Subject(NamedTuple):
@@ -42,26 +38,6 @@ class Subject(NamedTuple):
   epsilon: dict[str, dict[str, list[float]]] = {}
   recipe: dict[str, Any] = {}
   command: str = ''
-
-
-def render(name: str, **values: Any) -> str:
-  """Renders a template; everything that is put in appears as text."""
-  environment = Environment(
-    loader=PackageLoader('jax_robust_kd.report'),
-    autoescape=lambda template: bool(template) and '.html' in template,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
-    finalize=_visible,
-  )
-  environment.filters['number'] = lambda x, digits=1: f'{x:.{digits}f}'
-  return environment.get_template(name).render(**values)
-
-
-def _visible(value: Any) -> Any:
-  is_text = isinstance(value, str) and not isinstance(value, Markup)
-  return printable(value, '\n') if is_text else value
 
 
 def one_run(subject: Subject) -> str:
@@ -142,12 +118,12 @@ def class_rows(
   """Returns a row for each class that has images."""
   return [
     {
-      'name': names[k],
-      'count': int(classes.count[k]),
+      'name': names[int(k)],
+      'count': int(classes.images[k]),
       'clean': float(classes.clean[k]),
       'robust': float(classes.robust[k]),
     }
-    for k in np.flatnonzero(classes.count)
+    for k in np.flatnonzero(classes.images)
   ]
 
 
@@ -210,7 +186,9 @@ def epsilon_figure(
       for correct, total in zip(curve['correct'], curve['total'], strict=True)
     ]
     low, high = zip(*ends, strict=True)
-    lines.append(plots.Curve(name, curve['epsilon'], 100 * share, low, high))
+    lines.append(
+      plots.Curve(name, curve['epsilon'], list(100 * share), low, high)
+    )
   return plots.curves(
     'Accuracy against epsilon',
     lines,
@@ -253,57 +231,3 @@ def best_and_last(run: RunFiles) -> tuple[float, float] | None:
 
 def _columns(lines: list[dict], *keys: str) -> list[list[float]]:
   return [[line[key] for line in lines] for key in keys]
-
-
-def several_runs(runs: Sequence[RunFiles]) -> str:
-  """Returns the page that compares runs."""
-  rows = [_comparison_row(run) for run in runs]
-  dots = [
-    plots.Dot(r['name'], r['clean'], r['robust'], r['clean_ends'],
-              r['robust_ends'])
-    for r in rows
-  ]  # fmt: skip
-  figures = {
-    'robust_clean': plots.scatter(
-      'Robust against clean accuracy',
-      dots,
-      ('clean accuracy in %', 'worst-case accuracy in %'),
-    ),
-    'seeds': plots.scatter(
-      'Worst-case accuracy by seed',
-      [plots.Dot(r['name'], r['seed'], r['robust']) for r in rows],
-      ('seed', 'worst-case accuracy in %'),
-    ),
-  }
-  priced = [r for r in rows if r['seconds']]
-  if priced:
-    figures['cost'] = plots.scatter(
-      'Robustness against cost of training',
-      [plots.Dot(r['name'], r['seconds'], r['robust']) for r in priced],
-      ('seconds of training', 'worst-case accuracy in %'),
-      log_x=True,
-    )
-  return render('runs.html.j2', rows=rows, figures=figures, runs=runs)
-
-
-def _comparison_row(run: RunFiles) -> dict[str, Any]:
-  label = np.array(run.images['label'], int)
-  clean, robust = run.correct('clean'), run.correct('robust')
-  classes = by_class(label, clean, robust, int(label.max()) + 1)
-  batch = run.config['data']['batch_size']
-  steps = run.metrics[-1]['step'] if run.metrics else 0
-  speed = [s['images_per_second'] for s in run.speed]
-  return {
-    'name': run.label,
-    'folder': str(run.folder),
-    'seed': run.results['seed'],
-    'clean': 100 * clean.mean(),
-    'clean_ends': percent_interval(clean),
-    'robust': 100 * robust.mean(),
-    'robust_ends': percent_interval(robust),
-    'worst': classes.worst,
-    'worst_three': classes.worst_three,
-    'parameters': run.results['parameters'],
-    'count': len(label),
-    'seconds': steps * batch / np.median(speed) if speed else None,
-  }

@@ -22,7 +22,7 @@ from jax_robust_kd.runtime.console import printable
 _INK, _GRID = '#010203', '#040506'
 # Distinct in luminance too, with at least 3:1 against white and near-black.
 SERIES = ('#3f7fbf', '#c8641e', '#3d8f5f', '#9a5fb5', '#b0851f', '#6b7280')
-_STYLE = {
+_STYLE: dict[Any, Any] = {
   'svg.fonttype': 'none',
   'font.family': 'sans-serif',
   'font.size': 11,

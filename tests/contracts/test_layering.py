@@ -20,6 +20,7 @@ FLOORS = (
   {'networks', 'recipes'},
   {'evaluation'},
   {'training'},
+  {'report'},
   {'job'},
   {'main'},
   {'analysis', 'compare'},

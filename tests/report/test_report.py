@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jax_robust_kd.core import UserError
-from jax_robust_kd.report import card, numbers, page, strips, table
+from jax_robust_kd.report import card, comparison, numbers, page, strips, table
 from jax_robust_kd.report.evidence import Evidence, Shown
 from jax_robust_kd.report.reading import read_run
 
@@ -83,7 +83,7 @@ def test_numbers_by_class():
   label = np.array([0, 0, 1, 1, 2, 2, 3])
   robust = np.array([1, 0, 1, 1, 0, 0, 1], bool)
   found = numbers.by_class(label, np.ones(7, bool), robust, 5)
-  np.testing.assert_array_equal(found.count, [2, 2, 2, 1, 0])
+  np.testing.assert_array_equal(found.images, [2, 2, 2, 1, 0])
   np.testing.assert_allclose(found.robust, [50, 100, 0, 100, np.nan])
   assert (found.worst, found.worst_class) == (0, 2)
   assert found.worst_three == pytest.approx((0 + 50 + 100) / 3)
@@ -151,7 +151,7 @@ def test_hostile_names_are_text(name, tmp_path):
   html = page.one_run(page.Subject(run, names, evidence(names)))
   hostile = Page(html)
   assert hostile.tags == plain.tags, 'a name became markup'
-  several = Page(page.several_runs([run, run]))
+  several = Page(comparison.several_runs([run, run]))
   assert several.tags.count('script') == 1
   text = card.model_card(run, 'jax-robust-kd train')
   assert HOSTILE not in text.partition('---\n\n')[2]
