@@ -1,4 +1,4 @@
-"""The few types that everything else is written in terms of.
+"""The types that every other module uses.
 
 Shapes are written in brackets: B images, H x W pixels, C channels, K classes.
 Images are float32 in [0, 1] everywhere; models normalise inside. Losses are in
@@ -19,40 +19,52 @@ AXIS = 'batch'  # name of the device axis, used by every collective
 
 
 class UserError(Exception):
-  """A mistake in what the user gave us: one sentence, with the remedy.
+  """A mistake in a setting or an argument: one sentence, with the remedy.
 
   The command line prints it without a traceback and exits with code 2.
   """
 
 
 class RunError(Exception):
-  """A run that cannot go on (NaN, full disk): one sentence, exit code 1."""
+  """A run cannot go on (NaN, full disk): one sentence, exit code 1."""
 
   exit_code = 1
 
 
 class Preempted(RunError):
-  """A run that was asked to end, or lost a process: start it again."""
+  """A run was stopped or lost a process: the same command resumes it."""
 
   exit_code = 75
 
 
 class Output(NamedTuple):
-  """What every model returns."""
+  """The result of a model.
 
-  logits: Array  # [B, K] float32
-  features: dict[str, Array]  # 'stem', 'stage1'.. [B, h, w, c]; 'pooled' [B, d]
-  batch_stats: PyTree  # running averages AFTER this call
+  Attributes:
+    logits: [B, K] float32.
+    features: 'stem', 'stage1', ... [B, h, w, c] and 'pooled' [B, d].
+    batch_stats: BatchNorm's running averages after this call.
+  """
+
+  logits: Array
+  features: dict[str, Array]
+  batch_stats: PyTree
 
 
 @struct.dataclass
 class Batch:
-  """A batch after augmentation; always full in training."""
+  """A batch after augmentation; always full in training.
 
-  image: Array  # [B, H, W, C] float32 in [0, 1]
-  target: Array  # [B, K] class probabilities (one-hot until mixed)
-  row: Array | None = None  # [B] int32 place in the training images; extra
-  # images, which are not among them, have the number of training images
+  Attributes:
+    image: [B, H, W, C] float32 in [0, 1].
+    target: [B, K] class probabilities (one-hot until mixed).
+    row: [B] int32, index among the training images; the number of training
+      images for `extra` images.
+  """
+
+  image: Array
+  target: Array
+  row: Array | None = None
 
 
 # The functions that travel through this package, by name.
@@ -87,23 +99,36 @@ class Context(NamedTuple):
 
 
 class Ascent(NamedTuple):
-  """What the attack loop returns; what is not used costs nothing."""
+  """The iterates of an inner maximization; unused ones cost nothing.
 
-  adv: Array  # [B, H, W, C] last iterate
-  path: Array  # [S, B, H, W, C] every iterate, start excluded, last included
+  Attributes:
+    adv: [B, H, W, C], the last iterate.
+    path: [S, B, H, W, C], every iterate, start excluded, last included.
+  """
+
+  adv: Array
+  path: Array
 
 
 Maximize = Callable[[Array, LossFn, Array], Ascent]  # (keys [B], loss, image)
 
 
 class LossOutput(NamedTuple):
-  """What a method's outer loss returns."""
+  """The result of a method's outer loss.
 
-  loss: Array  # scalar, mean over the local batch
-  batch_stats: PyTree  # the running averages to keep
-  metrics: dict[str, Array]  # scalars for the log
-  memory: PyTree = None  # to hand on, the same on every device; None: as it was
-  peer_stats: PyTree = None  # the peer's running averages to keep
+  Attributes:
+    loss: scalar in nats, mean over the local batch.
+    batch_stats: the student's new running averages.
+    metrics: scalars for the log.
+    memory: carried to the next step, the same on every device; None: unchanged.
+    peer_stats: the peer's new running averages.
+  """
+
+  loss: Array
+  batch_stats: PyTree
+  metrics: dict[str, Array]
+  memory: PyTree = None
+  peer_stats: PyTree = None
 
 
 OuterLoss = Callable[[Context, Batch, PyTree], LossOutput]  # ctx, batch, adv
@@ -133,11 +158,11 @@ def no_memory(
 
 
 class Progress(NamedTuple):
-  """Whom a long computation tells how far it is.
+  """Receives the progress of a long computation.
 
   Attributes:
-    say: text -> None, told what was compiled and what has come out.
-    tick: steps -> None, told how many more steps of images are done.
+    say: text -> None, gets a line when something is compiled or finished.
+    tick: steps -> None, gets the number of further steps of images.
   """
 
   say: Callable[[str], None] = lambda text: None
@@ -188,19 +213,30 @@ class TrainState:
 
 
 def fold_in(keys: Array, data: int | Array) -> Array:
-  """Folds `data` into each key of a batch of keys [B]; returns keys [B]."""
+  """Folds a number into each of a batch of keys.
+
+  Args:
+    keys: [B] random keys.
+    data: an integer >= 0, the same for all keys.
+
+  Returns:
+    [B] random keys.
+  """
   return jax.vmap(lambda key: jax.random.fold_in(key, data))(keys)
 
 
 def image_keys(key: Array, index: Array) -> Array:
-  """Returns one key per image, [B].
+  """Derives one key per image.
 
-  The key belongs to the image's place in the global batch, not to the device
+  The key depends on the image's index in the global batch, not on the device
   that holds it, so that the noise does not depend on the number of devices.
 
   Args:
     key: the key of this step.
-    index: [B] int32, place of each image in the global batch.
+    index: [B] int32, index of each image in the global batch.
+
+  Returns:
+    [B] random keys.
   """
   return jax.vmap(lambda i: jax.random.fold_in(key, i))(
     index.astype(jnp.uint32)
@@ -208,9 +244,14 @@ def image_keys(key: Array, index: Array) -> Array:
 
 
 def gather(x: Array) -> Array:
-  """Joins [B, ...] of every device to [devices * B, ...], alike on all.
+  """Concatenates the rows of all devices, in the order of the global batch.
 
-  Gradients flow back to the devices that the rows came from. In the order of
-  the global batch.
+  Gradients flow back to the devices that the rows came from.
+
+  Args:
+    x: [B, ...] on each device.
+
+  Returns:
+    [devices * B, ...], the same on every device.
   """
   return jax.lax.all_gather(x, AXIS, tiled=True)

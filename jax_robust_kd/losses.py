@@ -9,18 +9,26 @@ import jax.numpy as jnp
 
 from jax_robust_kd.core import Array
 
+__all__ = ['cross_entropy', 'dlr', 'dlr_targeted', 'kl_divergence', 'margin']
+
 _TINY = 1e-12  # keeps a ratio finite when logits are equal
 
 
 def cross_entropy(logits: Array, target: Array) -> Array:
-  """Cross-entropy of `logits` against class probabilities.
+  """Computes the cross-entropy against class probabilities.
 
   Args:
     logits: [B, K].
-    target: [B, K] probabilities (one-hot, mixed or softened).
+    target: [B, K] probabilities in [0, 1] (one-hot, mixed or softened).
 
   Returns:
-    [B] nats: -sum_c target_c log softmax(logits)_c.
+    [B] nats, >= 0: -sum_c target_c log softmax(logits)_c.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from jax_robust_kd import losses
+    >>> losses.cross_entropy(jnp.zeros((1, 2)), jnp.array([[1.0, 0.0]]))
+    Array([0.6931472], dtype=float32)
   """
   return -jnp.sum(target * jax.nn.log_softmax(logits), axis=-1)
 
@@ -28,19 +36,28 @@ def cross_entropy(logits: Array, target: Array) -> Array:
 def kl_divergence(
   logits: Array, target_logits: Array, temperature: float = 1.0
 ) -> Array:
-  """KL(softmax(target_logits / t) || softmax(logits / t)).
+  """Computes KL(softmax(target_logits / t) || softmax(logits / t)).
 
-  Gradients flow into both arguments; a method that wants a frozen target stops
-  them itself. The factor t^2 that keeps the gradient's scale (Hinton et al.
-  2015) is left to the method.
+  Gradients flow into both arguments; a method that wants a fixed target stops
+  them itself. The factor t^2 that keeps the gradient's scale is left to the
+  method.
 
   Args:
     logits: [B, K], usually the student's.
     target_logits: [B, K], usually the teacher's.
-    temperature: softens both sides.
+    temperature: t, > 0; softens both sides.
 
   Returns:
     [B] nats, >= 0.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from jax_robust_kd import losses
+    >>> losses.kl_divergence(jnp.zeros((1, 2)), jnp.array([[0.0, 100.0]]))
+    Array([0.6931472], dtype=float32)
+
+  References:
+    Hinton et al. 2015, arXiv 1503.02531.
   """
   log_q = jax.nn.log_softmax(logits / temperature)
   log_p = jax.nn.log_softmax(target_logits / temperature)
@@ -53,14 +70,24 @@ def kl_divergence(
 
 
 def margin(logits: Array, label: Array) -> Array:
-  """Largest wrong logit minus the right one (Carlini & Wagner 2017).
+  """Computes the largest wrong logit minus the label's.
 
   Args:
     logits: [B, K].
-    label: [B] int32.
+    label: [B] int32, in 0 to K - 1.
 
   Returns:
-    [B]; > 0 exactly when the example is misclassified (ties count as right).
+    [B], in the units of logits; > 0 exactly when the example is misclassified
+    (ties count as right).
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from jax_robust_kd import losses
+    >>> losses.margin(jnp.array([[3.0, 1.0, 2.0]]), jnp.array([0]))
+    Array([-1.], dtype=float32)
+
+  References:
+    Carlini and Wagner 2017, arXiv 1608.04644.
   """
   right = jax.nn.one_hot(label, logits.shape[-1], dtype=bool)
   wrong = jnp.max(jnp.where(right, -jnp.inf, logits), axis=-1)
@@ -85,19 +112,28 @@ def _ratio_jvp(primals, tangents):
 
 
 def dlr(logits: Array, label: Array) -> Array:
-  """Difference of logits ratio (Croce & Hein 2020).
+  """Computes the difference of logits ratio (DLR).
 
-  The margin over the distance from the first to the third logit, so that it
-  does not change when all logits are shifted or scaled. With two classes there
-  is no third logit, and the margin itself is returned.
+  The margin is divided by the distance from the largest to the third largest
+  logit, so that the loss does not change when all logits are shifted or scaled.
+  With two classes there is no third logit, and the margin is returned.
 
   Args:
     logits: [B, K].
-    label: [B] int32.
+    label: [B] int32, in 0 to K - 1.
 
   Returns:
     [B]; > 0 exactly when the example is misclassified. From 3 classes on it is
     >= -1, and 1 with gradient zero where the label has the third logit.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from jax_robust_kd import losses
+    >>> losses.dlr(jnp.array([[3.0, 1.0, 2.0]]), jnp.array([0]))
+    Array([-0.5], dtype=float32)
+
+  References:
+    Croce and Hein, ICML 2020, arXiv 2003.01690.
   """
   if logits.shape[-1] < 3:
     return margin(logits, label)
@@ -106,18 +142,28 @@ def dlr(logits: Array, label: Array) -> Array:
 
 
 def dlr_targeted(logits: Array, label: Array, target: Array) -> Array:
-  """Targeted difference of logits ratio (Croce & Hein 2020).
+  """Computes the targeted difference of logits ratio (DLR-T).
 
-  With less than four classes its denominator does not exist, and the
-  difference of the two logits itself is returned.
+  With fewer than four classes its denominator does not exist, and the
+  difference of the two logits is returned.
 
   Args:
     logits: [B, K].
-    label: [B] int32.
-    target: [B] int32, the class to reach.
+    label: [B] int32, in 0 to K - 1.
+    target: [B] int32, in 0 to K - 1, the class to reach.
 
   Returns:
     [B]; > 0 exactly when the target's logit exceeds the label's.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from jax_robust_kd import losses
+    >>> logits = jnp.array([[4.0, 2.0, 1.0, 1.0]])
+    >>> losses.dlr_targeted(logits, jnp.array([0]), jnp.array([1]))
+    Array([-0.6666667], dtype=float32)
+
+  References:
+    Croce and Hein, ICML 2020, arXiv 2003.01690.
   """
   classes = jnp.stack([target, label], axis=1)
   pair = jnp.take_along_axis(logits, classes, axis=1)

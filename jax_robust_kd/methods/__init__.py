@@ -1,4 +1,12 @@
-"""Methods by name. A new one is one file, one config and one line here."""
+"""Methods by name. A new one is one file, one config and one line here.
+
+Notation of the docstrings: S is the student and T the teacher, both as class
+probabilities; x is a clean image, x' an adversarial one, y its label. KL(p ||
+q) is `losses.kl_divergence(q, p)`, KL_t the same at temperature t, CE is
+`losses.cross_entropy`; both are in nats and summed over classes. Gradients
+never flow into a teacher's weights. "Loss: confirmed by ..." names the source
+that a loss was checked against; without one it is called reconstructed.
+"""
 
 from collections.abc import Callable
 
@@ -62,3 +70,5 @@ METHODS: dict[str, Callable[..., Method]] = {
   'saad': saad,
   'trades': trades,
 }
+
+__all__ = ['METHODS', *METHODS]  # pyright: ignore[reportUnsupportedDunderAll]

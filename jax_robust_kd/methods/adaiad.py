@@ -1,4 +1,4 @@
-"""AdaIAD: AdaAD with introspection. Huang et al., CVPR 2023."""
+"""Adaptive introspective adversarial distillation (AdaIAD)."""
 
 import jax.numpy as jnp
 
@@ -16,25 +16,35 @@ def adaiad(
   weigh_teacher: bool = False,
   scale: float = 1.0,
 ) -> Method:
-  """Builds AdaIAD, `scale` times
+  """Builds AdaIAD, which is AdaAD with IAD's trust in the teacher.
+
+  With A = T_y(x')^beta the loss is `scale` times
 
     alpha [t^2 KL_t(T(x') || S(x')) + (1 - A) KL(S(x) || S(x'))]
-    + (1 - alpha) CE(S(x), y),  A = T_y(x')^beta
+    + (1 - alpha) CE(S(x), y).
 
-  x' maximizes KL(T(x') || S(x')), unsoftened, through both networks. Terms and
-  defaults are those of the official code, which softens the teacher's term
-  alone and leaves A out of it, and whose running averages see x, x', x; here
-  x', x (`iad_terms`).
+  x' maximizes KL(T(x') || S(x')) at temperature 1, through both networks. The
+  official code softens the teacher's term alone and leaves A out of it. Its
+  running averages see x, x', x; here x', x.
 
   Args:
-    alpha: weight of the distillation; the label gets the rest.
-    beta: exponent of the trust A in the teacher.
-    begin: share of the training with A = 1.
-    temperature: t.
-    weigh_teacher: whether A multiplies the teacher's term, as it does in the
-      idea of IAD.
-    scale: factor of the whole loss. The official code has none, unlike that of
-      AdaAD: its divergences are true ones on every data set.
+    alpha: weight of the distillation, in [0, 1]; the label gets the rest.
+    beta: exponent of the trust A, >= 0.
+    begin: share of the training with A = 1, in [0, 1].
+    temperature: t, > 0.
+    weigh_teacher: whether A multiplies the teacher's term, as in IAD's idea.
+    scale: factor of the whole loss, > 0; the official code has none.
+
+  Returns:
+    The method, with one robust teacher.
+
+  Examples:
+    >>> from jax_robust_kd import methods
+    >>> methods.adaiad(temperature=30.0).teachers
+    ('robust',)
+
+  References:
+    Huang et al., CVPR 2023. Loss: confirmed by the official code.
   """
 
   def loss(ctx, batch, adv):

@@ -1,11 +1,11 @@
-"""AdvFunMatch, adversarial function matching. RECONSTRUCTED but its objective.
+"""Adversarial function matching (AdvFunMatch). RECONSTRUCTED but its objective.
 
-Wu, Gao, Zhou, Wang 2023, arXiv 2305.14700. The objective is confirmed by the
-abstract: consistent teaching (teacher and student see the identical input),
-the inner problem finds the point of the l_p ball where their outputs differ
-most in KL, the outer one matches them there, and strong augmentation helps.
-Everything else is RECONSTRUCTED: no full text or code could be had. The
-defaults are the usual ones of the field, and each open choice is a keyword.
+The abstract confirms the objective: teacher and student see the identical input
+(consistent teaching), the inner problem finds the point of the l_p ball where
+their outputs differ most in KL, the outer one matches them there, and strong
+augmentation helps. Everything else is RECONSTRUCTED: no full text or code could
+be had. The defaults are the usual ones of the field, and each open choice is a
+keyword.
 """
 
 from jax_robust_kd.core import Method
@@ -37,19 +37,31 @@ def advfunmatch(
 ) -> Method:
   """Builds AdvFunMatch: min E_A(x) max_x' KL(T(x') || S(x')).
 
-  The loss is AdaAD's: with the default augmentation of `configs/advfunmatch.py`
-  removed, it equals `adaad(alpha=1)`, value and gradient. What is new is the
-  reading as function matching, and strong augmentation A before the attack;
-  no label enters, so mixing images needs no rule for labels.
+  With the augmentation A of `configs/advfunmatch.py` removed, the loss is that
+  of `adaad(alpha=1)`. No label enters, so that images can be mixed freely.
 
   Args:
-    inner: what the inner problem maximizes, a name in INNER (ablation).
-    clean_weight: share of KL(T(x) || S(x)) in the outer loss (ablation; the
-      paper's objective has none).
+    inner: what the inner problem maximizes, a name in INNER.
+    clean_weight: weight of KL(T(x) || S(x)) in the outer loss, in [0, 1]; the
+      paper's objective has none.
     teaching: what the teacher sees in the outer loss while the student sees x',
-      a name in TEACHING (ablation). Inconsistent are 'clean', which with
-      inner='kl_to_teacher_clean' is RSLAD without its clean term, and
-      'flipped'.
+      a name in TEACHING. 'clean' with inner='kl_to_teacher_clean' is RSLAD
+      without its clean term.
+
+  Returns:
+    The method, with one robust teacher.
+
+  Raises:
+    UserError: an unknown `inner` or `teaching`.
+
+  Examples:
+    >>> from jax_robust_kd import methods
+    >>> methods.advfunmatch(inner='cross_entropy_label').perturb.__name__
+    'cross_entropy_label'
+
+  References:
+    Wu, Gao, Zhou and Wang 2023, arXiv 2305.14700. Objective: confirmed by the
+    abstract; the rest reconstructed.
   """
   perturb = choose('inner', inner, INNER)
   see = choose('teaching', teaching, TEACHING)

@@ -1,7 +1,8 @@
-"""AKD2, distillation from a robust and a clean teacher. Chen et al., ICLR 2021.
+"""Distillation from a robust and a clean teacher (AKD2).
 
-Robust Overfitting May Be Mitigated by Properly Learned Smoothening. There it is
-`KD`, with weight averaging (`optimizer.swa_start`); AKD2 is IAD's name for it.
+The paper, Robust Overfitting May Be Mitigated by Properly Learned Smoothening,
+calls it `KD`, with weight averaging (`optimizer.swa_start`); AKD2 is IAD's name
+for it.
 """
 
 import jax.numpy as jnp
@@ -16,18 +17,32 @@ def akd2(
   clean_weight: float = 0.1,
   temperature: float = 2.0,
 ) -> Method:
-  """Builds AKD2: all three terms at x', which maximizes CE(S(x'), y).
+  """Builds AKD2, which distills from a robust and a clean teacher at x'.
+
+  With C the clean teacher the loss is
 
     w_r t^2 KL_t(T(x') || S(x')) + w_c t^2 KL_t(C(x') || S(x'))
-    + (1 - w_r - w_c) CE(S(x'), y),  C the clean teacher
+    + (1 - w_r - w_c) CE(S(x'), y).
 
-  The official code has cross-entropies with the soft labels, which differ from
-  the divergences by constants. IAD compares with w_r 0.5, w_c 0.25, t 1.
+  x' maximizes CE(S(x'), y). The official code has cross-entropies with the soft
+  labels, which differ from the divergences by constants. IAD compares with
+  w_r = 0.5, w_c = 0.25, t = 1.
 
   Args:
-    robust_weight: of the robust teacher.
-    clean_weight: of the clean teacher; the label gets the rest.
-    temperature: t, softens teachers and student.
+    robust_weight: w_r, in [0, 1].
+    clean_weight: w_c, in [0, 1 - w_r]; the label gets the rest.
+    temperature: t, > 0.
+
+  Returns:
+    The method, with a robust and a clean teacher.
+
+  Examples:
+    >>> from jax_robust_kd import methods
+    >>> methods.akd2(robust_weight=0.5, clean_weight=0.25).teachers
+    ('robust', 'clean')
+
+  References:
+    Chen et al., ICLR 2021. Loss: confirmed by the official code.
   """
 
   def loss(ctx, batch, adv):

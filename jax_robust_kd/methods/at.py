@@ -1,7 +1,4 @@
-"""AT, attention transfer: Paying More Attention to Attention.
-
-Zagoruyko and Komodakis, ICLR 2017, arXiv 1612.03928.
-"""
+"""Attention transfer (AT)."""
 
 import jax.numpy as jnp
 
@@ -17,22 +14,37 @@ def at(
   temperature: float = 4.0,
   on: str = 'clean',
 ) -> Method:
-  """Builds AT: gamma CE + alpha t^2 KL + beta sum_l mean (Q_S - Q_T)^2.
+  """Builds AT, which matches maps of attention stage by stage.
 
-  Q is a stage's map of attention: the mean over channels of the squares, made
-  a vector of length 1 per image. Eq. 2 of the paper has the length of the
-  difference, weighted by beta / 2; the authors' code has the mean of its
-  squares, and so have this and the code of CRD, whose weights are the
-  defaults. Compared are the stages that both networks have, by name, without
-  the stem; the larger map of two is averaged down.
+  The loss is `gamma CE + alpha t^2 KL_t + beta sum_l mean (Q_S - Q_T)^2`. Q is
+  the mean over channels of the squared features of stage l, as a vector of
+  length 1 per image. The paper has the length of the difference, weighted by
+  beta / 2; the authors' code and that of CRD, whose weights are the defaults,
+  have the mean of its squares. Compared are the stages that both networks have,
+  by name, without the stem; the larger map of two is averaged down.
 
   Args:
-    beta: weight of the attention.
-    gamma: weight of the labels.
-    alpha: weight of the teacher's logits.
-    temperature: t, softens both networks' logits.
+    beta: weight of the attention, >= 0.
+    gamma: weight of the labels, >= 0.
+    alpha: weight of the teacher's logits, >= 0.
+    temperature: t, > 0; softens both networks' logits.
     on: what both networks see, 'clean' as in the paper, or 'adv': images that
       maximize CE(S(x'), y).
+
+  Returns:
+    The method, with one robust teacher.
+
+  Raises:
+    UserError: an unknown `on`.
+
+  Examples:
+    >>> from jax_robust_kd import methods
+    >>> methods.at(on='adv').perturb.__name__
+    'cross_entropy_label'
+
+  References:
+    Zagoruyko and Komodakis, Paying More Attention to Attention, ICLR 2017,
+    arXiv 1612.03928. Loss: confirmed by the official code of CRD.
   """
 
   def loss(ctx, batch, adv):

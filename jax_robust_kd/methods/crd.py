@@ -1,9 +1,8 @@
-"""CRD, Contrastive Representation Distillation.
+"""Contrastive representation distillation (CRD).
 
-Tian, Krishnan and Isola, ICLR 2020, arXiv 1910.10699. After the official code:
-a bank for each network holds features of every training image, noise at first,
-moved when the image is seen; Z, one for each bank, is set by the first batch
-and stays, for good or bad.
+After the official code: a bank for each network holds features of every
+training image, noise at first, moved when the image is seen; Z, one for each
+bank, is set by the first batch and stays, for good or bad.
 
 Negatives are rows of other classes by the labels seen so far; a row not seen
 yet still holds noise and counts as another class. Ours: they are drawn with
@@ -40,23 +39,38 @@ def crd(
   feature_dim: int = 128,
   on: str = 'clean',
 ) -> Method:
-  """Builds CRD: gamma CE + alpha t^2 KL + beta (L_S + L_T), as its code.
+  """Builds CRD, which contrasts features with those of other classes.
 
-  L is `crd_loss`, once of the student's features against past ones of the
-  teacher, once the reverse. The latter trains the teacher's projection alone,
-  since banks are constants.
+  The loss is `gamma CE + alpha t^2 KL_t + beta (L_S + L_T)`. L is `crd_loss`,
+  of the student's features against past ones of the teacher, and the reverse,
+  which trains the teacher's projection alone, since banks are constants.
 
   Args:
-    beta: weight of the contrast.
-    gamma: weight of the labels.
-    alpha: weight of the teacher's logits.
-    temperature: t, softens both networks' logits.
-    tau: temperature of the contrast.
-    negatives: N for each image; at most as many as there are rows.
-    momentum: share of the old features when a row of a bank moves.
-    feature_dim: numbers that features are projected to, then to length 1.
+    beta: weight of the contrastive terms, >= 0.
+    gamma: weight of the labels, >= 0.
+    alpha: weight of the teacher's logits, >= 0.
+    temperature: t, > 0; softens both networks' logits.
+    tau: temperature of the contrastive terms, > 0.
+    negatives: N per image, >= 1; at most as many as there are rows.
+    momentum: share of the old features when a row of a bank moves, in [0, 1].
+    feature_dim: numbers that features are projected to, >= 1, then to length 1.
     on: what both networks see, 'clean' as in the paper, or 'adv': images that
       maximize CE(S(x'), y).
+
+  Returns:
+    The method, with one robust teacher, extra weights and memory.
+
+  Raises:
+    UserError: an unknown `on`.
+
+  Examples:
+    >>> from jax_robust_kd import methods
+    >>> methods.crd(negatives=64).teachers
+    ('robust',)
+
+  References:
+    Tian, Krishnan and Isola, ICLR 2020, arXiv 1910.10699. Loss: confirmed by
+    the official code.
   """
 
   def loss(ctx, batch, adv):

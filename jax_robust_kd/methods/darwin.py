@@ -1,12 +1,12 @@
-"""DARWIN, distillation along adversarial paths. RECONSTRUCTED but its idea.
+"""Distillation along adversarial paths (DARWIN). RECONSTRUCTED but its idea.
 
-Dong, Koniusz, Chen, Wang and Ong, CVPR 2024. Confirmed by the abstract: the
-points on the way of gradient ascent take part in the alignment of student and
-teacher, beside the clean and the last adversarial image; they are weighted
-adaptively, since they range from benign to noisy; and there are two branches,
-an untargeted path and a targeted one. No full text or code could be had, and no
-published number is known here. Weights, coefficients and targets are
-RECONSTRUCTED, the default weight from later papers of the first author.
+The abstract confirms: the points on the way of gradient ascent take part in the
+alignment of student and teacher, beside the clean and the last adversarial
+image; they are weighted adaptively, since they range from benign to noisy; and
+there are two branches, an untargeted path and a targeted one. No full text or
+code could be had, and no published number is known here. Weights, coefficients
+and targets are RECONSTRUCTED, the default weight from later papers of the first
+author.
 
 A step with m points per path makes 2m + 1 passes of the student with gradient
 (forward twice, see `_pass_all`), as many passes of the teacher, and 2m steps of
@@ -188,21 +188,35 @@ def darwin(
   num_points: int = 0,
   tau: float = 0.2,
 ) -> Method:
-  """Builds DARWIN: a KL(T(x)||S(x)) + (1 - a) [(1 - b) L_unt + b L_tar].
+  """Builds DARWIN, which aligns both networks along two adversarial paths.
 
-  Each L is the mean over images of sum_k w_k KL(T(x_k) || S(x_k)) / sum_k w_k
-  (0 where all w_k are) over the points of a path, start excluded, end included.
-  The untargeted path goes up CE(S, y), the targeted one down CE(S, t), t != y;
-  y is the argmax of the target.
+  The loss is `a KL(T(x) || S(x)) + (1 - a) [(1 - b) L_unt + b L_tar]`. Each L
+  is the mean over images of sum_k w_k KL(T(x_k) || S(x_k)) / sum_k w_k over the
+  points of a path. The untargeted path ascends CE(S, y), the targeted one
+  descends CE(S, t), t != y; y is argmax(target).
 
   Args:
-    weights: w_k, detached; a name in WEIGHTS.
-    a: share of the clean images.
-    b: share of the targeted branch in the rest; 0 or 1 makes one branch only.
+    weights: w_k, without gradient; a name in WEIGHTS.
+    a: weight of the clean images, in [0, 1].
+    b: share of the targeted branch, in [0, 1]; 0 or 1 makes one branch only.
     target: how t is chosen, a name in TARGETS.
     teacher_sees: 'adv', the point itself, or 'clean', x.
-    num_points: points of each path to keep, evenly; 0: all attack.num_steps.
-    tau: scale of 'boundary' (probability) and of 'disagreement' (nats).
+    num_points: points of each path, evenly spaced; 0: all attack.num_steps.
+    tau: scale of 'boundary' (probability) and 'disagreement' (nats), > 0.
+
+  Returns:
+    The method, with one robust teacher.
+
+  Raises:
+    UserError: an unknown option or a negative `num_points`.
+
+  Examples:
+    >>> from jax_robust_kd import methods
+    >>> methods.darwin(weights='uniform', num_points=2).teachers
+    ('robust',)
+
+  References:
+    Dong et al., CVPR 2024; reconstructed.
   """
   weigh = choose('weights', weights, WEIGHTS)
   aim_at = choose('target', target, TARGETS)

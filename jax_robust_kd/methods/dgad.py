@@ -1,8 +1,4 @@
-"""DGAD, dynamic guidance adversarial distillation. Park, Min, ECCV 2024.
-
-Dynamic Guidance Adversarial Distillation with Enhanced Teacher Knowledge, arXiv
-2409.01627.
-"""
+"""Dynamic guidance adversarial distillation (DGAD)."""
 
 import jax
 import jax.numpy as jnp
@@ -13,20 +9,35 @@ from jax_robust_kd.methods.inner_problems import kl_to_teacher_adv
 
 
 def dgad(beta: float = 0.1) -> Method:
-  """Builds DGAD.
+  """Builds DGAD, which corrects the teacher's wrong predictions.
+
+  The loss is
 
     KL(T^(x) || S(x)) where T(x) is wrong, KL(T^(x') || S(x')) elsewhere,
-    + beta ||softmax S(x') - softmax S(x)||^2 everywhere
+    + beta ||softmax S(x') - softmax S(x)||^2 everywhere.
 
-  T^ is the teacher with the highest logit and that of the label swapped, which
-  changes nothing where it is right; the label is argmax of the target. x'
-  maximizes KL(T(x') || S(x')), unswapped, through both networks. The running
-  averages see x, then x', as in the official code. The other factors that it
-  has for MobileNetV2 come from a misplaced bracket and are not offered.
+  T^ is the teacher with its highest logit and that of the label swapped; the
+  label is argmax(target). x' maximizes KL(T(x') || S(x')), unswapped, through
+  both networks. The running averages see x, then x', as in the official code,
+  whose other factors for MobileNetV2 come from a misplaced bracket and are not
+  offered.
 
   Args:
-    beta: weight of the consistency, whose squares are summed over classes. The
-      official code averages them: its 1 is 0.1 with 10 classes.
+    beta: weight of the consistency, >= 0, summed over classes. The official
+      code averages: its 1 is 0.1 with 10 classes.
+
+  Returns:
+    The method, with one robust teacher.
+
+  Examples:
+    >>> from jax_robust_kd import methods
+    >>> methods.dgad(beta=0.1).perturb.__name__
+    'kl_to_teacher_adv'
+
+  References:
+    Park and Min, Dynamic Guidance Adversarial Distillation with Enhanced
+    Teacher Knowledge, ECCV 2024, arXiv 2409.01627. Loss: confirmed by the
+    official code.
   """
 
   def loss(ctx, batch, adv):

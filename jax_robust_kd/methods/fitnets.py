@@ -1,11 +1,10 @@
-"""FitNets: Hints for Thin Deep Nets.
+"""Hints from a stage of the teacher (FitNets).
 
-Romero et al., ICLR 2015, arXiv 1412.6550. As in the code of CRD, whose weights
-are the defaults, all terms are trained together (the paper trains the hint
-first), and the regressor is a convolution, BatchNorm and relu, though the maps
-of pre-activation networks have negative values, out of its reach. There the
-kernel depends on the sizes of the maps; here it is 1x1, and the larger of two
-maps is averaged down first.
+As in the code of CRD, whose weights are the defaults, all terms are trained
+together (the paper trains the hint first), and the regressor is a convolution,
+BatchNorm and relu, though the maps of pre-activation networks have negative
+values, out of its reach. There the kernel depends on the sizes of the maps;
+here it is 1x1, and the larger of two maps is averaged down first.
 """
 
 import jax
@@ -24,18 +23,34 @@ def fitnets(
   temperature: float = 4.0,
   on: str = 'clean',
 ) -> Method:
-  """Builds FitNets: gamma CE + alpha t^2 KL + beta mean (r(f_S) - f_T)^2.
+  """Builds FitNets, which regresses one stage of the teacher.
 
-  f is one stage's map, r a trained regressor (Eq. 3 of the paper).
+  The loss is `gamma CE + alpha t^2 KL_t + beta mean (r(f_S) - f_T)^2`, with f
+  one stage's map and r a trained regressor.
 
   Args:
     hint: the stage, the same of both networks.
-    beta: weight of the hint.
-    gamma: weight of the labels.
-    alpha: weight of the teacher's logits.
-    temperature: t, softens both networks' logits.
+    beta: weight of the hint, >= 0.
+    gamma: weight of the labels, >= 0.
+    alpha: weight of the teacher's logits, >= 0.
+    temperature: t, > 0; softens both networks' logits.
     on: what both networks see, 'clean' as in the paper, or 'adv': images that
       maximize CE(S(x'), y).
+
+  Returns:
+    The method, with one robust teacher and extra weights.
+
+  Raises:
+    UserError: an unknown `on`, or, when the weights are drawn, `hint`.
+
+  Examples:
+    >>> from jax_robust_kd import methods
+    >>> methods.fitnets(hint='stage1').teachers
+    ('robust',)
+
+  References:
+    Romero et al., ICLR 2015, arXiv 1412.6550. Loss: confirmed by the official
+    code of CRD.
   """
 
   def init_heads(rng, student, teacher):

@@ -1,13 +1,16 @@
-"""GACD, Feature Distillation With Guided Adversarial Contrastive Learning.
+"""Guided adversarial contrastive distillation (GACD). RECONSTRUCTED.
 
-Bai, Chen, Zhao, Wen, Jiang and Kot 2020, arXiv 2009.09922. RECONSTRUCTED: only
-the abstract could be had. It confirms that features are distilled, by
+Only the abstract could be had. It confirms that features are distilled, by
 contrastive learning tied to mutual information, with the teacher as the anchor,
 and with samples reweighted against the teacher's errors. All else follows CRD
 (arXiv 1910.10699) and the field; each open choice is a keyword.
 
-With classifier='none' the network's own layer is never trained, so that chance
-chooses the best checkpoint by accuracy: features are those of the last one.
+t and s are the networks' pooled features, projected to length 1. The score of a
+pair is t . s / tau; L sees that of t_i and s_i, and those of t_i with the
+student's features of other classes on all devices. The running averages see the
+student's images. The label is argmax(target). With classifier='none' the
+network's own layer is never trained, so that chance chooses the best checkpoint
+by accuracy: features are those of the last one.
 """
 
 from collections.abc import Callable
@@ -127,23 +130,32 @@ def gacd(
 ) -> Method:
   """Builds GACD: CE(S(.), y) + beta mean_i w_i L(t_i, s_i, negatives of i).
 
-  t and s are the networks' pooled features, projected to length 1. The score
-  of a pair is t . s / tau; L sees that of t_i and s_i, and those of t_i with
-  the student's features of other classes on all devices. The running averages
-  see the student's images. The label is argmax(target).
-
   Args:
     views: what the networks see, a name in VIEWS.
     loss: L, 'nce' or 'infonce'.
     weight: w, a name in WEIGHTS, by what the teacher sees; 1 on average.
-    power: of the probability.
+    power: exponent of the probability, >= 0.
     negatives: 'batch', or 'bank': features of past images besides, constant.
-    bank_size: length of that queue; at most the number of training images.
+    bank_size: length of that queue, >= 1; at most the number of images.
     direction: 'teacher' is the anchor, or 'both' in turn, as CRD.
     classifier: 'joint', or 'none': the features alone, to fit a layer on.
-    tau: temperature of the scores.
-    beta: weight of the contrast.
-    feature_dim: numbers that features are projected to.
+    tau: temperature of the scores, > 0.
+    beta: weight of the contrastive term, >= 0.
+    feature_dim: numbers that features are projected to, >= 1.
+
+  Returns:
+    The method, with one robust teacher, extra weights and memory.
+
+  Raises:
+    UserError: an unknown option.
+
+  Examples:
+    >>> from jax_robust_kd import methods
+    >>> methods.gacd(views='V3').perturb.__name__
+    'no_attack'
+
+  References:
+    Bai et al. 2020, arXiv 2009.09922; reconstructed.
   """
   choose('views', views, VIEWS)
   pair_loss = choose('loss', loss, LOSSES)

@@ -1,6 +1,4 @@
-"""IAD, introspective adversarial distillation. Zhu et al., ICLR 2022.
-
-Reliable Adversarial Distillation with Unreliable Teachers, arXiv 2106.04928.
+"""Introspective adversarial distillation (IAD).
 
 The divergences are true ones, here as in the official code. That code
 - attacks the student in training mode, which moves the running averages: here
@@ -30,31 +28,41 @@ def iad(
 ) -> Method:
   """Builds IAD-I, upon ARD, or IAD-II, upon AKD2. x' maximizes CE(S(x'), y).
 
-  With A = T_y(x')^beta, the trust in the robust teacher (`iad_terms`):
+  With A = T_y(x')^beta, the trust in the robust teacher, the loss is
 
     I:  w [t^2 KL(T(x) || S(x')) + (1 - A) KL(S(x) || S(x'))]
         + (1 - w) CE(S(x), y)
     II: w [A t^2 KL(T(x') || S(x')) + (1 - A) KL(S(x) || S(x'))]
         + c t^2 KL(C(x') || S(x')) + (1 - w - c) CE(S(x'), y), C the clean one
 
-  The paper trusts the teacher in part, and where A is 0 not at all; the
-  official code of version I yet leaves A out of the teacher's term, as the
-  default does here. That of version II has A there, and t^2 on the second term
-  too (t is 1 there). The clean images are passed from the first step on.
+  Version I leaves A out of the teacher's term, as the official code does and
+  the paper does not. Clean images are passed from the first step on.
 
   Args:
     version: 'I', or 'II' with a clean teacher besides.
-    robust_weight: w; the authors' is 1 for I and 0.5 for II.
-    clean_weight: c of version II; the authors' is 0.25.
-    beta: exponent of the trust.
-    begin: share of the training with A = 1; the authors' is 60 of 200 epochs
-      for I and 40 for II.
-    temperature: t, softens teachers and student.
+    robust_weight: w, in [0, 1]; the authors' is 1 for I and 0.5 for II.
+    clean_weight: c of version II, in (0, 1 - w]; the authors' is 0.25.
+    beta: exponent of the trust, >= 0.
+    begin: share of the training with A = 1, in [0, 1]; the authors' is 60 of
+      200 epochs for I and 40 for II.
+    temperature: t, > 0; softens teachers and student.
     weigh_teacher: whether A multiplies the robust teacher's term; the authors'
       is False for I and True for II.
 
+  Returns:
+    The method, with a robust teacher, and a clean one for II.
+
   Raises:
     UserError: an unknown version, or a clean weight that does not fit it.
+
+  Examples:
+    >>> from jax_robust_kd import methods
+    >>> methods.iad('II', robust_weight=0.5, clean_weight=0.25).teachers
+    ('robust', 'clean')
+
+  References:
+    Zhu et al., Reliable Adversarial Distillation with Unreliable Teachers, ICLR
+    2022, arXiv 2106.04928. Loss: confirmed by the official code.
   """
   _check(version, clean_weight)
 

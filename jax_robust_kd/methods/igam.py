@@ -1,8 +1,14 @@
-"""IGAM, input gradient adversarial matching. Chan et al., CVPR 2020.
+"""Input gradient adversarial matching (IGAM).
 
 What it Thinks is Important is Important: Robustness Transfers through Input
-Gradients, arXiv 1912.05699. Terms, layers and numbers are those of the official
-code.
+Gradients. Terms, layers and numbers are those of the official code.
+
+Quirks of the official code: D takes one step to five of the classifier, which
+is not offered (D moves in each); the squared distance is summed over the batch
+and over pixels in 0 to 255, here averaged over images with pixels in [0, 1], so
+that its gamma=10 at batch 32 is 10 * 32 / 255^2; the teacher normalizes by the
+batch, here by its running averages. D's BatchNorm is replaced by a
+normalization of each image, which needs no averages.
 """
 
 from functools import partial
@@ -26,26 +32,31 @@ def igam(
 ) -> Method:
   """Builds IGAM: CE(S(x), y) - beta L_D + gamma ||grad S_y - grad T_y||^2.
 
-  S_y is the probability of the label, both gradients are by the image, and x
+  S_y is the probability of the label and both gradients are by the image. x
   carries uniform noise: the start of the config's attack, with
   `attack.init='uniform'`. A discriminator D minimizes L_D, its cross-entropy on
   whose gradient it sees, while the student maximizes it. Here one optimizer
-  trains both by reversing D's gradient on its way to the student, so the loss
-  that is logged holds + L_D.
-
-  Quirks of the official code: D takes one step to five of the classifier,
-  which is not offered (D moves in each); the squared distance is summed over
-  the batch and over pixels in 0 to 255, here averaged over images with pixels
-  in [0, 1], so that its gamma=10 at batch 32 is 10 * 32 / 255^2; the teacher
-  normalizes by the batch, here by its running averages. D's BatchNorm is
-  replaced by a normalization of each image, which needs no averages.
+  trains both by reversing D's gradient on its way to the student, so that the
+  logged loss holds + L_D.
 
   Args:
-    beta: weight of fooling the discriminator.
-    gamma: weight of the squared distance, see above.
-    begin: share of training without any matching.
-    layers: convolutions of the discriminator.
-    channels: of the first of them; doubled by each further one.
+    beta: weight of fooling the discriminator, >= 0.
+    gamma: weight of the squared distance, >= 0; pixels are in [0, 1].
+    begin: share of the training without any matching, in [0, 1].
+    layers: convolutions of the discriminator, >= 1.
+    channels: of the first of them, >= 1; doubled by each further one.
+
+  Returns:
+    The method, with one robust teacher and extra weights.
+
+  Examples:
+    >>> from jax_robust_kd import methods
+    >>> methods.igam(begin=0.875, layers=3).teachers
+    ('robust',)
+
+  References:
+    Chan et al., CVPR 2020, arXiv 1912.05699. Loss: confirmed by the official
+    code.
   """
   discriminator = _Discriminator(layers, channels)
 

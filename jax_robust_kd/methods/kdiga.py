@@ -1,8 +1,7 @@
-"""KDIGA, distillation with input gradient alignment. Shao et al., 2110.12072.
+"""Distillation with input gradient alignment (KDIGA).
 
-How and When Adversarial Robustness Transfers in Knowledge Distillation?, 2021.
-Confirmed by the abstract: distillation plus an alignment of input gradients,
-no attack needed. RECONSTRUCTED: the equation from memory, its weights, and what
+The abstract confirms: distillation plus an alignment of input gradients, no
+attack needed. RECONSTRUCTED: the equation from memory, its weights, and what
 the adversarial variant sees; no code is public.
 """
 
@@ -20,17 +19,29 @@ def kdiga(
   temperature: float = 1.0,
   adversarial: bool = False,
 ) -> Method:
-  """Builds KDIGA: CE(S(x), y) + a t^2 KL(T_t(x) || S_t(x)) + b d(x).
+  """Builds KDIGA: CE(S(x), y) + a t^2 KL_t(T(x) || S(x)) + b d(x).
 
   d(x) = || grad_x CE(S(x), y) - grad_x CE(T(x), y) ||_2 over the pixels of an
   image, not squared, and 0 with gradient 0 where both agree. The gradient of
   the outer loss passes through the student's input gradient.
 
   Args:
-    kl_weight: a.
-    gradient_weight: b; pixels are in [0, 1].
-    temperature: softens both outputs in the divergence.
-    adversarial: everything at x' that maximizes CE(S(x'), y), instead of at x.
+    kl_weight: a, >= 0.
+    gradient_weight: b, >= 0; pixels are in [0, 1].
+    temperature: t, > 0; softens both outputs in the divergence.
+    adversarial: whether everything is at x' that maximizes CE(S(x'), y).
+
+  Returns:
+    The method, with one robust teacher.
+
+  Examples:
+    >>> from jax_robust_kd import methods
+    >>> methods.kdiga(adversarial=True).perturb.__name__
+    'cross_entropy_label'
+
+  References:
+    Shao et al., How and When Adversarial Robustness Transfers in Knowledge
+    Distillation?, 2021, arXiv 2110.12072; reconstructed.
   """
 
   def loss(ctx, batch, adv):

@@ -1,4 +1,4 @@
-"""MART. Wang, Zou, Yi, Bailey, Ma and Gu, ICLR 2020, OpenReview rklOg6EFwS."""
+"""Misclassification-aware adversarial training (MART)."""
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +14,26 @@ def mart(beta: float = 5.0) -> Method:
   """Builds MART: BCE(S(x'), y) + beta KL(S(x) || S(x')) (1 - S_y(x)).
 
   BCE = -log S_y(x') - log(1.0001 - max_{k != y} S_k(x')), and x' maximizes
-  CE(S(x'), y). No teacher. As in the official code the gradient flows through
-  S(x) and through the weight 1 - S_y(x) too, and the running averages see x,
-  then x'. Logarithms are of the softmax itself, where the code adds 1e-12. The
-  hard label y is the argmax of the target.
+  CE(S(x'), y). As in the official code the gradient flows through S(x) and
+  through the weight 1 - S_y(x) too, and the running averages see x, then x'.
+  Logarithms are of the softmax itself, where the code adds 1e-12. The label y
+  is argmax(target).
 
   Args:
-    beta: lambda of the paper, weight of the robust term (6 is the default of
-      the official loss function, 5 that of the paper and its ResNet-18).
+    beta: weight of the robust term, >= 0, the paper's lambda; 6 is the default
+      of the official loss function, 5 that of the paper and its ResNet-18.
+
+  Returns:
+    The method, without teacher.
+
+  Examples:
+    >>> from jax_robust_kd import methods
+    >>> methods.mart(beta=5.0).teachers
+    ()
+
+  References:
+    Wang, Zou, Yi, Bailey, Ma and Gu, ICLR 2020, OpenReview rklOg6EFwS. Loss:
+    confirmed by the official code.
   """
 
   def loss(ctx, batch, adv):

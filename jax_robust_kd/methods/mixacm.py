@@ -1,13 +1,21 @@
-"""MixACM, mixup and activated channel maps. RECONSTRUCTED but its idea.
+"""Mixup and activated channel maps (MixACM). RECONSTRUCTED but its idea.
 
-Awais, Zhou, Xie, Li, Bae and Li, NeurIPS 2021, arXiv 2111.05073.
-Confirmed by the abstract, figure 1 and a part of the supplement: the student
-sees no attack; both networks see the same mixed images; a function turns each
-block's map of C x H x W into C numbers, which a transformation brings to the
-teacher's C where the student has others; the two vectors are compared in every
-block (the first is the output of the first layer); added to it are KL to the
-teacher's soft labels and the mixup loss. Exponent, normalization, distance and
-weights are RECONSTRUCTED, each a keyword with the likeliest value.
+The abstract, figure 1 and a part of the supplement confirm: the student sees no
+attack; both networks see the same mixed images; a function turns each block's
+map of C x H x W into C numbers, which a transformation brings to the teacher's
+C where the student has others; the two vectors are compared in every block (the
+first is the output of the first layer); added to it are KL to the teacher's
+soft labels and the mixup loss. Exponent, normalization, distance and weights
+are RECONSTRUCTED, each a keyword with the likeliest value.
+
+Mixing is the augmentation's: one lambda ~ Beta(1, 1) for the global batch, as
+in mixup's reference code, and images 2k and 2k + 1 of the shuffled batch as
+partners. CE with the mixed target is lambda CE(y) + (1 - lambda) CE(y').
+
+Each term is switched off by weight 0, mixing by data.augment.mixup_alpha=0;
+without labels and KL nothing trains the classifier. A block's map is what the
+model returns for it: activated in ResNets, but before the next normalization in
+pre-activation networks, where |.| alone makes it positive.
 """
 
 from collections.abc import Callable
@@ -77,30 +85,36 @@ def mixacm(
   distance: str = 'norm',
   blocks: tuple[str, ...] = (),
 ) -> Method:
-  """Builds MixACM: a_ce CE(S, y) + a_kl t^2 KL(T_t || S_t) + a_acm ACM.
+  """Builds MixACM: a_ce CE(S, y) + a_kl t^2 KL_t(T || S) + a_acm ACM.
 
   All on mixed images x. ACM sums over blocks the distance between the unit
-  vectors of g_c(S) W and g_c(T), where g_c = mean over pixels of |A_c|^p. W is
+  vectors of g(S) W and g(T), where g = mean over pixels of |A_c|^p. W is
   trained, and is left out where both have the same number of channels.
 
-  Mixing is the augmentation's: one lambda ~ Beta(1, 1) for the global batch, as
-  in mixup's reference code, and images 2k and 2k + 1 of the shuffled batch as
-  partners. CE with the mixed target is lambda CE(y) + (1 - lambda) CE(y').
-
-  Each term is switched off by weight 0, mixing by data.augment.mixup_alpha=0;
-  without labels and KL nothing trains the classifier. A block's map is what the
-  model returns for it: activated in ResNets, but before the next normalization
-  in pre-activation networks, where |.| alone makes it positive.
-
   Args:
-    alpha_acm: weight of ACM, from 1 to 100.
-    alpha_kl: weight of the soft labels.
-    alpha_ce: weight of the labels.
-    temperature: t, softens both outputs.
+    alpha_acm: weight of ACM, >= 0, from 1 to 100.
+    alpha_kl: weight of the soft labels, >= 0.
+    alpha_ce: weight of the labels, >= 0.
+    temperature: t, > 0; softens both outputs.
     p: exponent of the channel maps, 1 or 2.
     distance: 'norm' of the difference of the unit vectors, or 'squared'.
     blocks: names of the blocks to compare, in both networks the same; () is
       all, and needs equal numbers of stages.
+
+  Returns:
+    The method, with one robust teacher and extra weights.
+
+  Raises:
+    UserError: an unknown `p` or `distance`, or, when the weights are drawn, a
+      block that one network lacks.
+
+  Examples:
+    >>> from jax_robust_kd import methods
+    >>> methods.mixacm(blocks=('stage1', 'stage2')).perturb.__name__
+    'no_attack'
+
+  References:
+    Awais et al., NeurIPS 2021, arXiv 2111.05073; reconstructed.
   """
   power = choose('p', str(p), POWERS)
   measure = choose('distance', distance, DISTANCES)

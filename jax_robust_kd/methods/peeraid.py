@@ -1,7 +1,15 @@
-"""PeerAiD, adversarial distillation from a peer. Jung et al., CVPR 2024.
+"""Adversarial distillation from a peer (PeerAiD).
 
 Improving Adversarial Distillation from a Specialized Peer Tutor. Equations and
 numbers as in the official code (mlvlab/PeerAiD).
+
+Quirks of the official code: divergences are averaged over classes too, so the
+weights in `configs/peeraid.py` are divided by K; the student is not detached in
+L_P; the student passes x' twice, so that its running averages see x', x', x.
+Here they see x', then x, and the peer's see x' alone. There the last term of
+L_P has a temperature t of its own and a factor t^2, but t is 1 in the authors'
+commands, and is left out. Its checkpoints are chosen on test images, here on
+images held out of training.
 """
 
 import jax
@@ -21,28 +29,33 @@ def peeraid(
 ) -> Method:
   """Builds PeerAiD: student S and peer P learn side by side, without teacher.
 
-  x' maximizes KL(P(x) || S(x')). With T the temperature,
-    L_S = l1 CE(S(x'), y) + l2 T^2 KL(P_T(x') || S_T(x'))
-          + l3 T^2 KL(S_T(x) || S_T(x')),
-    L_P = g1 CE(P(x'), y) + g2 KL(S(x') || P(x')),
-  and the sum is minimized. Each network is a constant in the other's loss; the
-  gradient of the last term of L_S flows through both of its sides.
+  x' maximizes KL(P(x) || S(x')). The sum of the two losses is minimized:
 
-  Quirks of the official code: divergences are averaged over classes too, so the
-  weights in `configs/peeraid.py` are divided by K; the student is not
-  detached in L_P; the student passes x' twice, so that its running averages see
-  x', x', x. Here they see x', then x, and the peer's see x' alone. There the
-  last term of L_P has a temperature t of its own and a factor t^2, but t is 1
-  in the authors' commands, and is left out. Its checkpoints are chosen on test
-  images, here on images held out of training.
+    L_S = l1 CE(S(x'), y) + l2 T^2 KL(P_T(x') || S_T(x'))
+          + l3 T^2 KL(S_T(x) || S_T(x'))
+    L_P = g1 CE(P(x'), y) + g2 KL(S(x') || P(x'))
+
+  Each network is a constant in the other's loss; the gradient of the last term
+  of L_S flows through both of its sides.
 
   Args:
-    label: l1.
-    peer: l2.
-    clean: l3.
-    temperature: T.
-    peer_label: g1.
-    peer_student: g2.
+    label: l1, >= 0.
+    peer: l2, >= 0.
+    clean: l3, >= 0.
+    temperature: T, > 0.
+    peer_label: g1, >= 0.
+    peer_student: g2, >= 0.
+
+  Returns:
+    The method, without teacher, with a peer.
+
+  Examples:
+    >>> from jax_robust_kd import methods
+    >>> methods.peeraid(temperature=5.0).peer
+    True
+
+  References:
+    Jung et al., CVPR 2024. Loss: confirmed by the official code.
   """
 
   def loss(ctx, batch, adv):

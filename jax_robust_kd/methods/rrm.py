@@ -1,7 +1,4 @@
-"""RRM, Transferring Robustness Through Robust Representation Matching.
-
-Vaishnavi, Eykholt and Rahmati, USENIX Security 2022, arXiv 2202.09994.
-"""
+"""Robust representation matching (RRM)."""
 
 import jax.numpy as jnp
 
@@ -20,7 +17,20 @@ def rrm(beta: float = 0.005) -> Method:
   reads the features themselves, and is dropped after training.
 
   Args:
-    beta: weight of the labels.
+    beta: weight of the labels, >= 0.
+
+  Returns:
+    The method, with one robust teacher, and extra weights where widths differ.
+
+  Examples:
+    >>> from jax_robust_kd import methods
+    >>> methods.rrm(beta=0.005).perturb.__name__
+    'no_attack'
+
+  References:
+    Vaishnavi, Eykholt and Rahmati, Transferring Robustness Through Robust
+    Representation Matching, USENIX Security 2022, arXiv 2202.09994. Loss:
+    confirmed by the official code.
   """
 
   def init_heads(rng, student, teacher):

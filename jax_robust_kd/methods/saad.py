@@ -1,7 +1,4 @@
-"""SAAD, sample-wise adaptive adversarial distillation. Lee, Chung, TMLR 2026.
-
-Sample-wise Adaptive Weighting for Transfer Consistency in Adversarial
-Distillation, arXiv 2512.10275.
+"""Sample-wise adaptive adversarial distillation (SAAD).
 
 The official code decays weights by 2e-4, the paper by 5e-4, as
 `configs/saad.py`. Its scripts of RSLAD, AdaAD and IGDM, beside it, exchange
@@ -31,31 +28,43 @@ def saad(
 ) -> Method:
   """Builds SAAD: AdaAD and IGDM, weighted by the teacher's entropy at x'.
 
+  With p the share of the training done the loss is
+
     mean_i w_i [KL(T(x'_i) || S(x'_i)) + alpha p IGDM_i]
            + beta (1 - w_i / max w) KL(T(x_i) || S(x_i))
-    w_i = entropy_scale (H(T(x'_i)) - min_j H(T(x'_j)))
+    w_i = entropy_scale (H(T(x'_i)) - min_j H(T(x'_j))).
 
-  p is the share of the training done; least and largest are those of the batch
-  on all devices. In the paper w is H itself; the shift and the scale are the
-  official code's. x' maximizes KL(T^(x') || S(x')) with the
-  teacher linearised around x, T^(x') = T(x) + correction J_T(x) (x' - x), so
-  that an ascent costs one pass of the teacher (`corrected='label'`). The
-  running averages see x', x - d, then x if beta is not 0; those of the official
-  code see x always.
+  Minimum and maximum are over the batch of all devices. In the paper w is H;
+  the shift and the scale are the official code's. x' maximizes KL(T^(x') ||
+  S(x')) with T^(x') = T(x) + correction J_T(x) (x' - x). The running averages
+  see x', x - d, then x if beta is not 0; those of the official code see x
+  always.
 
   Args:
-    alpha: final weight of the IGDM term; the authors' is 1 on CIFAR-10 and 10
-      on CIFAR-100.
-    beta: weight of the clean term; the authors' script has 0.
-    entropy_scale: of the weights.
-    order: of the Renyi entropy; 1 is Shannon's.
-    correction: of the teacher's logits; 0 is RSLAD's inner problem.
-    corrected: 'label', the logit of the hard label (argmax of the target)
-      alone, as the official code; 'all' passes the linearised teacher, there
-      and back, at each step.
+    alpha: final weight of the IGDM term, >= 0; the authors' is 1 on CIFAR-10
+      and 10 on CIFAR-100.
+    beta: weight of the clean term, >= 0; the authors' script has 0.
+    entropy_scale: factor of the weights, > 0.
+    order: order of the Renyi entropy, > 0; 1 is Shannon's.
+    correction: factor of the linear term; 0 is RSLAD's inner problem.
+    corrected: 'label', the logit of argmax(target) alone, as the official code,
+      or 'all', which passes the linearised teacher twice at each step.
+
+  Returns:
+    The method, with one robust teacher.
 
   Raises:
     UserError: an unknown `corrected`.
+
+  Examples:
+    >>> from jax_robust_kd import methods
+    >>> methods.saad(alpha=1.0, corrected='all').teachers
+    ('robust',)
+
+  References:
+    Lee and Chung, Sample-wise Adaptive Weighting for Transfer Consistency in
+    Adversarial Distillation, TMLR 2026, arXiv 2512.10275. Confirmed by the
+    paper.
   """
   linearise = choose('corrected', corrected, LINEARISED)
   perturb = functools.partial(_perturb, linearise, correction)

@@ -1,4 +1,4 @@
-"""TRADES. Zhang et al., ICML 2019, arXiv 1901.08573."""
+"""Trade-off between accuracy and robustness (TRADES)."""
 
 import jax.numpy as jnp
 
@@ -7,14 +7,27 @@ from jax_robust_kd.losses import cross_entropy, kl_divergence
 
 
 def trades(beta: float = 6.0) -> Method:
-  """Builds TRADES: CE(S(x), y) + beta KL(S(x) || S(x')). No teacher.
+  """Builds TRADES: CE(S(x), y) + beta KL(S(x) || S(x')).
 
-  As in the authors' code the gradient of the outer problem flows through both
-  sides of the divergence. The running averages see x, then x'; there x is
-  passed once more, for the divergence, so that they see x, x', x.
+  x' maximizes KL(S(x) || S(x')). As in the authors' code the gradient of the
+  outer problem flows through both sides of the divergence. The running averages
+  see x, then x'; there x is passed once more, for the divergence, so that they
+  see x, x', x.
 
   Args:
-    beta: weight of the robust term (1 / lambda of the paper).
+    beta: weight of the robust term, >= 0; 1 / lambda of the paper.
+
+  Returns:
+    The method, without teacher.
+
+  Examples:
+    >>> from jax_robust_kd import methods
+    >>> methods.trades(beta=6.0).teachers
+    ()
+
+  References:
+    Zhang et al., ICML 2019, arXiv 1901.08573. Loss: confirmed by the official
+    code.
   """
 
   def perturb(rng, ctx, batch, maximize):

@@ -43,20 +43,43 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 
 MODES = ('train', 'batch', 'eval')
 
+__all__ = [
+  'MODELS',
+  'MODES',
+  'MobileNetV2',
+  'PreActResNet',
+  'ResNet',
+  'SmallResNet',
+  'WideResNet',
+  'build',
+  'forward',
+  'init',
+  'num_params',
+]
+
 
 def build(
   name: str, num_classes: int, fields: Mapping[str, Any] | None = None
 ) -> nn.Module:
-  """Builds a model.
+  """Builds a model by name.
 
   Args:
     name: a key of MODELS.
-    num_classes: K.
+    num_classes: K, >= 1.
     fields: further fields of the module, such as depth, width, mean, std,
       dtype (a dtype or its name) and bn_axis_name.
 
+  Returns:
+    A Flax module: (image, train) -> (logits, features).
+
   Raises:
-    UserError: for an unknown name or field, or a field of the wrong kind.
+    UserError: an unknown name or field, or a field of the wrong kind.
+
+  Examples:
+    >>> from jax_robust_kd import models
+    >>> model = models.build('wide_resnet', 10, {'depth': 34})
+    >>> type(model).__name__, model.depth, model.width
+    ('WideResNet', 34, 10)
   """
   if name not in MODELS:
     raise UserError(f'model {name!r} is unknown{_hint(name, MODELS)}')
@@ -106,7 +129,24 @@ def _dtype(value: Any) -> Any:
 
 
 def init(model: nn.Module, key: Array, image: Array) -> PyTree:
-  """Draws the weights: {'params': ..., 'batch_stats': ...}, all float32."""
+  """Draws the initial weights of a model.
+
+  Args:
+    model: from `build`.
+    key: a random key.
+    image: [B, H, W, C], for its shape alone.
+
+  Returns:
+    {'params': ..., 'batch_stats': ...}, all float32.
+
+  Examples:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jax_robust_kd import models
+    >>> model = models.build('small_resnet', 10, {'depth': 8, 'width': 1})
+    >>> sorted(models.init(model, jax.random.key(0), jnp.zeros((1, 4, 4, 1))))
+    ['batch_stats', 'params']
+  """
   # XLA:CPU takes a second for the random numbers of each new shape; with the
   # first level of optimization a third of that, and they come as fast.
   on_cpu = jax.default_backend() == 'cpu'
@@ -118,7 +158,7 @@ def init(model: nn.Module, key: Array, image: Array) -> PyTree:
 def forward(
   model: nn.Module, variables: PyTree, image: Array, mode: str
 ) -> Output:
-  """Calls a model in one of the three ways in which the field does.
+  """Applies a model in one of the three modes of BatchNorm.
 
     mode   BatchNorm uses  running averages  used for
     train  the batch       move              the outer loss
@@ -126,16 +166,26 @@ def forward(
     eval   the averages    stay              teachers, attacks, evaluation
 
   Args:
-    model: from build().
+    model: from `build`.
     variables: {'params': ..., 'batch_stats': ...}.
     image: [B, H, W, C] float32 in [0, 1].
     mode: 'train', 'batch' or 'eval'.
 
   Returns:
-    logits, features and the running averages after the call.
+    Logits [B, K], features and the running averages after the call.
 
   Raises:
-    UserError: for an unknown mode.
+    UserError: an unknown mode.
+
+  Examples:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jax_robust_kd import models
+    >>> model = models.build('small_resnet', 10, {'depth': 8, 'width': 1})
+    >>> image = jnp.zeros((2, 4, 4, 1))
+    >>> variables = models.init(model, jax.random.key(0), image)
+    >>> models.forward(model, variables, image, 'eval').logits.shape
+    (2, 10)
   """
   if mode not in MODES:
     raise UserError(f'mode {mode!r} is unknown: choose one of {MODES}')
@@ -150,5 +200,18 @@ def forward(
 
 
 def num_params(params: PyTree) -> int:
-  """Counts the weights; running averages are not among them."""
+  """Counts the weights.
+
+  Args:
+    params: `variables['params']` of a model; arrays or their shapes.
+
+  Returns:
+    The number of weights, running averages excluded.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from jax_robust_kd import models
+    >>> models.num_params({'kernel': jnp.zeros((3, 3, 1, 8))})
+    72
+  """
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -31,16 +31,39 @@ _STAGES = (
 
 
 class MobileNetV2(nn.Module):
-  """MobileNetV2 for small images; features stem, stage1..4, pooled.
+  """A MobileNetV2 for small images.
+
+  Features: stem, stage1..4, pooled.
 
   Attributes:
-    num_classes: K.
-    dtype: of the computation; weights, statistics and logits are float32.
-    bn_axis_name: device axis for synchronised BatchNorm, or None.
-    mean: per channel, subtracted inside; () for none.
-    std: per channel, divided by inside; () for none.
+    num_classes: K, >= 1.
+    dtype: dtype of the computation; weights, statistics and logits are float32.
+    bn_axis_name: device axis of synchronised BatchNorm, or None.
+    mean: subtracted per channel, in [0, 1]; () for none.
+    std: divides per channel, > 0; () for none.
     activation: 'relu', 'relu6' or 'swish'.
     padding: 'symmetric' (PyTorch) or 'same' (TensorFlow).
+
+  Returns:
+    Logits [B, K] float32 and the features by name.
+
+  Raises:
+    UserError: an unknown activation or padding.
+
+  Examples:
+    >>> import jax
+    >>> from jax_robust_kd import models
+    >>> model = models.MobileNetV2(num_classes=10)
+    >>> variables = jax.eval_shape(
+    ...   lambda: model.init(
+    ...     jax.random.key(0), jax.numpy.zeros((1, 32, 32, 3)), train=False
+    ...   )
+    ... )
+    >>> models.num_params(variables['params'])
+    2296922
+
+  References:
+    Sandler et al. 2018, arXiv 1801.04381.
   """
 
   num_classes: int

@@ -27,20 +27,43 @@ from jax_robust_kd.models.layers import (
 
 
 class PreActResNet(nn.Module):
-  """PreAct ResNet-18; features stem, stage1..4 (before the next norm), pooled.
+  """A pre-activation ResNet-18.
+
+  Features: stem, stage1..4 (before the next norm), pooled.
 
   Attributes:
-    num_classes: K.
+    num_classes: K, >= 1.
     width: channels of the first stage.
-    dtype: of the computation; weights, statistics and logits are float32.
-    bn_axis_name: device axis for synchronised BatchNorm, or None.
-    mean: per channel, subtracted inside; () for none.
-    std: per channel, divided by inside; () for none.
+    dtype: dtype of the computation; weights, statistics and logits are float32.
+    bn_axis_name: device axis of synchronised BatchNorm, or None.
+    mean: subtracted per channel, in [0, 1]; () for none.
+    std: divides per channel, > 0; () for none.
     activation: 'relu', 'relu6' or 'swish'.
     padding: 'symmetric' (PyTorch) or 'same' (DeepMind).
     shortcut_kernel: side of the shortcut's kernel where the shape changes.
     shortcut_activated: whether that shortcut starts after norm and activation.
     final_norm: whether norm and activation come before the pooling.
+
+  Returns:
+    Logits [B, K] float32 and the features by name.
+
+  Raises:
+    UserError: an unknown activation or padding.
+
+  Examples:
+    >>> import jax
+    >>> from jax_robust_kd import models
+    >>> model = models.PreActResNet(num_classes=10)
+    >>> variables = jax.eval_shape(
+    ...   lambda: model.init(
+    ...     jax.random.key(0), jax.numpy.zeros((1, 32, 32, 3)), train=False
+    ...   )
+    ... )
+    >>> models.num_params(variables['params'])
+    11171146
+
+  References:
+    He et al. 2016, arXiv 1603.05027.
   """
 
   num_classes: int

@@ -28,19 +28,42 @@ _DEPTHS = {
 
 
 class ResNet(nn.Module):
-  """ResNet-18, 34 or 50 with a 3x3 stem; features stem, stage1..4, pooled.
+  """A ResNet-18, 34 or 50 with a 3x3 stem.
+
+  Features: stem, stage1..4, pooled.
 
   Attributes:
-    num_classes: K.
+    num_classes: K, >= 1.
     depth: 18, 34 or 50.
     width: channels of the first stage.
-    dtype: of the computation; weights, statistics and logits are float32.
-    bn_axis_name: device axis for synchronised BatchNorm, or None.
-    mean: per channel, subtracted inside; () for none.
-    std: per channel, divided by inside; () for none.
+    dtype: dtype of the computation; weights, statistics and logits are float32.
+    bn_axis_name: device axis of synchronised BatchNorm, or None.
+    mean: subtracted per channel, in [0, 1]; () for none.
+    std: divides per channel, > 0; () for none.
     activation: 'relu', 'relu6' or 'swish'.
     padding: 'symmetric' (PyTorch) or 'same' (TensorFlow).
     shortcut_kernel: side of the shortcut's kernel where the shape changes.
+
+  Returns:
+    Logits [B, K] float32 and the features by name.
+
+  Raises:
+    UserError: an unknown depth, activation or padding.
+
+  Examples:
+    >>> import jax
+    >>> from jax_robust_kd import models
+    >>> model = models.ResNet(num_classes=10, depth=18)
+    >>> variables = jax.eval_shape(
+    ...   lambda: model.init(
+    ...     jax.random.key(0), jax.numpy.zeros((1, 32, 32, 3)), train=False
+    ...   )
+    ... )
+    >>> models.num_params(variables['params'])
+    11173962
+
+  References:
+    He et al. 2015, arXiv 1512.03385.
   """
 
   num_classes: int
@@ -85,21 +108,43 @@ class ResNet(nn.Module):
 
 
 class SmallResNet(nn.Module):
-  """The paper's 6n + 2 layers with shortcuts free of parameters (option A).
+  """A ResNet of 6n + 2 layers for CIFAR, with shortcuts free of parameters.
 
-  Features stem, stage1..3, pooled.
+  Features: stem, stage1..3, pooled.
 
   Attributes:
-    num_classes: K.
+    num_classes: K, >= 1.
     depth: 6n + 2 (8, 14, 20, 32, 56...).
     width: channels of the first stage; the paper has 16.
     stem_stride: of the first convolution; 2 costs a quarter, for small budgets.
-    dtype: of the computation; weights, statistics and logits are float32.
-    bn_axis_name: device axis for synchronised BatchNorm, or None.
-    mean: per channel, subtracted inside; () for none.
-    std: per channel, divided by inside; () for none.
+    dtype: dtype of the computation; weights, statistics and logits are float32.
+    bn_axis_name: device axis of synchronised BatchNorm, or None.
+    mean: subtracted per channel, in [0, 1]; () for none.
+    std: divides per channel, > 0; () for none.
     activation: 'relu', 'relu6' or 'swish'.
     padding: 'symmetric' (PyTorch) or 'same' (TensorFlow).
+
+  Returns:
+    Logits [B, K] float32 and the features by name.
+
+  Raises:
+    UserError: a depth that is not 6n + 2, or an unknown activation or
+      padding.
+
+  Examples:
+    >>> import jax
+    >>> from jax_robust_kd import models
+    >>> model = models.SmallResNet(num_classes=10, depth=20)
+    >>> variables = jax.eval_shape(
+    ...   lambda: model.init(
+    ...     jax.random.key(0), jax.numpy.zeros((1, 32, 32, 3)), train=False
+    ...   )
+    ... )
+    >>> models.num_params(variables['params'])
+    269722
+
+  References:
+    He et al. 2015, arXiv 1512.03385, section 4.2.
   """
 
   num_classes: int

@@ -22,19 +22,43 @@ from jax_robust_kd.models.layers import (
 
 
 class WideResNet(nn.Module):
-  """WRN-depth-width; features stem, stage1..3 (before the next norm), pooled.
+  """A wide ResNet, WRN-depth-width.
+
+  Features: stem, stage1..3 (before the next norm), pooled.
 
   Attributes:
-    num_classes: K.
+    num_classes: K, >= 1.
     depth: 6n + 4 (10, 16, 28, 34, 70...).
     width: factor on the channels 16, 32, 64 of the three stages.
-    dtype: of the computation; weights, statistics and logits are float32.
-    bn_axis_name: device axis for synchronised BatchNorm, or None.
-    mean: per channel, subtracted inside; () for none.
-    std: per channel, divided by inside; () for none.
+    dtype: dtype of the computation; weights, statistics and logits are float32.
+    bn_axis_name: device axis of synchronised BatchNorm, or None.
+    mean: subtracted per channel, in [0, 1]; () for none.
+    std: divides per channel, > 0; () for none.
     activation: 'relu', 'relu6' or 'swish'.
     padding: 'symmetric' (PyTorch) or 'same' (DeepMind).
     shortcut_kernel: side of the shortcut's kernel where the shape changes.
+
+  Returns:
+    Logits [B, K] float32 and the features by name.
+
+  Raises:
+    UserError: a depth that is not 6n + 4, or an unknown activation or
+      padding.
+
+  Examples:
+    >>> import jax
+    >>> from jax_robust_kd import models
+    >>> model = models.WideResNet(num_classes=10, depth=28, width=10)
+    >>> variables = jax.eval_shape(
+    ...   lambda: model.init(
+    ...     jax.random.key(0), jax.numpy.zeros((1, 32, 32, 3)), train=False
+    ...   )
+    ... )
+    >>> models.num_params(variables['params'])
+    36479194
+
+  References:
+    Zagoruyko and Komodakis 2016, arXiv 1605.07146.
   """
 
   num_classes: int

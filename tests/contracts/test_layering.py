@@ -134,20 +134,25 @@ def test_pmap_lives_in_one_file():
 
 
 def functions(path: Path):
+  """Yields names and lines of code; a docstring may be as long as it needs."""
   for node in ast.walk(ast.parse(path.read_text())):
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-      yield node.name, node.end_lineno - node.lineno + 1
+      length = node.end_lineno - node.lineno + 1
+      first = node.body[0]
+      if ast.get_docstring(node) is not None:
+        length -= first.end_lineno - first.lineno + 1
+      yield node.name, length
 
 
 def test_size_budgets():
-  """STYLE: function <= 60 lines, module <= 300, median function <= 12."""
+  """Functions <= 50 lines of code, modules <= 300 lines."""
   lengths = []
   for path in FILES:
     assert path.read_text().count('\n') <= 300, path
     for name, length in functions(path):
-      assert length <= 60, f'{path}: {name} has {length} lines'
+      assert length <= 50, f'{path}: {name} has {length} lines'
       lengths.append(length)
-  assert sorted(lengths)[int(0.9 * len(lengths))] <= 45
+  assert sorted(lengths)[int(0.9 * len(lengths))] <= 30
 
 
 def test_methods_need_jax_flax_and_optax_alone():
