@@ -2,7 +2,7 @@
 
 And the other weights of DARWIN:
 
-  python -m jax_robust_kd.compare --configs benchmarks/cifar_attempts.py \
+  jax-robust-kd compare --configs benchmarks/cifar_attempts.py \
     --seeds 0 --jobs 2 --budget own --workdir runs/attempts \
     --config.data.data_dir=DIR --config.teacher.checkpoint=runs/robust \
     --config.clean_teacher.checkpoint=runs/clean

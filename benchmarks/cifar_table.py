@@ -1,6 +1,6 @@
 """Every method and every claim of the four papers, at one small budget.
 
-  python -m jax_robust_kd.compare --configs benchmarks/cifar_table.py \
+  jax-robust-kd compare --configs benchmarks/cifar_table.py \
     --seeds 0,1 --jobs 2 --budget own --workdir runs/table \
     --config.data.data_dir=DIR --config.teacher.checkpoint=runs/robust \
     --config.clean_teacher.checkpoint=runs/clean
@@ -19,9 +19,9 @@ Both teachers were trained once before, on all 38,976 images:
 
 Features, of a run and its seed:
 
-  python -m jax_robust_kd.analyse --workdir runs/table/runs/gacd/seed-0 \
+  jax-robust-kd analyse --workdir runs/table/runs/gacd/seed-0 \
     --teacher runs/robust
-  python -m jax_robust_kd.transfer --features runs/table/runs/gacd/seed-0 \
+  jax-robust-kd transfer --features runs/table/runs/gacd/seed-0 \
     --config configs/transfer.py:tiny_imagenet --workdir runs/gacd-elsewhere \
     --config.data.val_size=1000 --config.eval.num_examples=2000 \
     --config.eval.epsilon=4/255 --config.eval.step_size=1/255 \

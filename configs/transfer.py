@@ -1,6 +1,6 @@
 r"""A linear layer on the frozen features of a finished run, on any data set.
 
-python -m jax_robust_kd.transfer --features runs/gacd \
+jax-robust-kd transfer --features runs/gacd \
   --config configs/transfer.py:stl10 --workdir runs/gacd_stl10
 
 --config.eval.checkpoint=last takes the last features, not the best: needed

@@ -1,8 +1,8 @@
 """One command, the whole job: teacher, student, contrast, evaluation, table."""
 
+import contextlib
 import os
 from pathlib import Path
-import socket
 
 import jax
 from ml_collections import ConfigDict
@@ -14,11 +14,12 @@ from jax_robust_kd import data
 from jax_robust_kd.config import Config
 from jax_robust_kd.core import ROBUST, UserError
 from jax_robust_kd.evaluation import corruptions
-from jax_robust_kd.evaluation.run import as_json, check_run, evaluate_run
+from jax_robust_kd.evaluation.run import check_run, evaluate_run
 from jax_robust_kd.runtime import console, lock
-from jax_robust_kd.runtime.files import read_json, write_json
+from jax_robust_kd.runtime.files import read_json
 from jax_robust_kd.training import build
 from jax_robust_kd.training.run import train
+from jax_robust_kd.workdir import check_workdir
 
 
 def run(c: Config, workdir: Path, mode: str) -> str:
@@ -47,7 +48,9 @@ def run(c: Config, workdir: Path, mode: str) -> str:
     corruptions.chosen(each.eval.corruptions)
     check_workdir(folder, each, mode)
   keep_compiled(workdir / 'compiled')
-  with lock.held(workdir):
+  with contextlib.ExitStack() as stack:
+    for _, folder, _ in plan:
+      stack.enter_context(lock.held(folder))
     return _run(c, workdir, mode, plan, dataset)
 
 
@@ -56,7 +59,6 @@ def _run(
 ) -> str:
   for each, folder, label in plan:
     if mode == 'train':
-      claim_workdir(folder, each)
       train(each, folder, label, dataset)
     evaluate_run(each, folder, label, dataset)
   show_results([(folder, label) for _, folder, label in plan])
@@ -115,39 +117,6 @@ def teacher_config(c: Config, name: str = ROBUST) -> Config:
       f'and set config.{group}.checkpoint'
     )
   return teacher
-
-
-def check_workdir(folder: Path, c: Config, mode: str) -> None:
-  """Refuses a workdir that holds another config or cannot be written."""
-  path = folder / 'config.json'
-  if path.exists():
-    differing = config_lib.differing_keys(read_json(path), as_json(c))
-    # The batches are the same with any number of workers.
-    differing = [key for key in differing if key != 'data.workers']
-    if mode != 'train':
-      differing = [key for key in differing if not key.startswith('eval.')]
-    if differing:
-      raise UserError(
-        f'{folder} holds a run with another config: {", ".join(differing)} '
-        'differ; choose a new --workdir, or set them back to go on'
-      )
-  elif mode != 'train':
-    raise UserError(f'{folder} has no config.json; train there first')
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / f'.writable-{socket.gethostname()}-{os.getpid()}'
-    probe.touch()
-    probe.unlink()
-  except OSError as error:
-    raise UserError(
-      f'--workdir {folder} cannot be written: {error.strerror}'
-    ) from None
-
-
-def claim_workdir(folder: Path, c: Config) -> None:
-  """Writes config.json into a new workdir."""
-  if not (folder / 'config.json').exists():
-    write_json(folder / 'config.json', as_json(c))
 
 
 def show_results(runs: list[tuple[Path, str]]) -> None:

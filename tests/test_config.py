@@ -7,6 +7,7 @@ import pytest
 from jax_robust_kd import config, data, job, threat
 from jax_robust_kd.core import UserError
 from jax_robust_kd.training import build
+from jax_robust_kd.workdir import as_json
 
 CONFIGS = sorted((Path(__file__).parent.parent / 'configs').glob('*.py'))
 
@@ -218,7 +219,7 @@ def test_plan_of_the_quickstart():
   ]  # fmt: skip
   student, contrast = plan[1][0], plan[2][0]
   assert student.teacher.checkpoint == 'runs/q/teacher'
-  differing = config.differing_keys(job.as_json(student), job.as_json(contrast))
+  differing = config.differing_keys(as_json(student), as_json(contrast))
   assert {d.split('.')[0] for d in differing} == {'method', 'contrast'}
 
 

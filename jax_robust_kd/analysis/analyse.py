@@ -1,7 +1,5 @@
 """How alike student and teacher see clean and attacked images, as a command.
 
-  python -m jax_robust_kd.analyse --workdir RUN [--teacher RUN2]
-
 For every stage: linear CKA between the two networks, on clean images and on
 images attacked by PGD-10 on the student in the run's threat model; and, of each
 network alone, the mean cosine between the features of an image before and after
@@ -10,14 +8,13 @@ that attack. Features of a stage are averaged over pixels, see
 """
 
 from pathlib import Path
-import sys
 
-from absl import flags
 import jax
 import numpy as np
 
 from jax_robust_kd import __version__, data, networks
 from jax_robust_kd.analysis import cka, features
+from jax_robust_kd.commandline import Args
 from jax_robust_kd.config import Config
 from jax_robust_kd.core import ROBUST, RunError, UserError
 from jax_robust_kd.evaluation import evaluate, results
@@ -26,18 +23,21 @@ from jax_robust_kd.runtime.files import write_json
 from jax_robust_kd.runtime.malloc import keep_freed_memory
 from jax_robust_kd.threat import make_budget, threat_model
 from jax_robust_kd.training import build
-
-USAGE = """usage: python -m jax_robust_kd.analyse --workdir RUN
-
-  --workdir RUN        a finished run; its network is the student
-  --teacher RUN2       another finished run; default: the run's own teacher
-  --num_examples N     first test images; default: 1000, or all if fewer"""
+from jax_robust_kd.workdir import find_workdir, read_config
 
 ATTACK = 'pgd-10'
 _DEFAULT = 1000  # images
 
 
-def run(workdir: str, teacher: str, num_examples: int) -> None:
+def run(args: Args) -> int:
+  """Runs the command; returns its exit code."""
+  keep_freed_memory()
+  workdir = str(find_workdir(args.workdir))
+  analyse(workdir, args.teacher, args.num_examples)
+  return 0
+
+
+def analyse(workdir: str, teacher: str, num_examples: int) -> None:
   """Analyses a run; writes analysis.json and analysis.png into its workdir.
 
   Args:
@@ -49,7 +49,7 @@ def run(workdir: str, teacher: str, num_examples: int) -> None:
     UserError: no such run or teacher, or more images than there are.
     RunError: the files cannot be written.
   """
-  c = features.read_config(workdir)
+  c = read_config(workdir)
   if teacher:
     c.teacher.checkpoint, c.teacher.sha256 = teacher, ''
   if not c.teacher.checkpoint:
@@ -241,44 +241,3 @@ def _draw_cosines(axis, cosine: dict) -> None:
   axis.set(title='cosine of clean and adversarial', ylabel='mean over images')
   axis.grid(alpha=0.3)
   axis.legend()
-
-
-def parse(argv: list[str]) -> flags.FlagValues:
-  """Reads the command line.
-
-  Raises:
-    UserError: an unknown flag, or one of the wrong type.
-  """
-  values = flags.FlagValues()
-  text = [('workdir', ''), ('teacher', '')]
-  for name, default in text:
-    flags.DEFINE_string(name, default, name, flag_values=values)
-  flags.DEFINE_integer('num_examples', 0, 'images', flag_values=values)
-  try:
-    rest = values(argv)[1:]
-  except flags.Error as error:
-    raise UserError(' '.join(str(error).split())) from None
-  if rest:
-    raise UserError(f'{rest[0]!r} is not a flag; write --{rest[0]}=...')
-  if not values.workdir:
-    raise UserError('give --workdir RUN, the workdir of a finished run')
-  return values
-
-
-def main(argv: list[str]) -> int:
-  """Runs the command; returns its exit code, as that of `main.main`."""
-  return console.guard(lambda: _main(argv))
-
-
-def _main(argv: list[str]) -> int:
-  if {'-h', '--help'} & set(argv):
-    print(USAGE)
-    return 0
-  values = parse(argv)
-  keep_freed_memory()
-  run(values.workdir, values.teacher, values.num_examples)
-  return 0
-
-
-if __name__ == '__main__':
-  sys.exit(main(sys.argv))

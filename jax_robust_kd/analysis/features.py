@@ -9,32 +9,13 @@ import jax
 from jax.tree_util import Partial
 import numpy as np
 
-from jax_robust_kd import config as config_lib
 from jax_robust_kd import data, networks
 from jax_robust_kd.attacks.programs import make_program, make_runner
-from jax_robust_kd.config import Config
 from jax_robust_kd.core import Array, PyTree, UserError
 from jax_robust_kd.runtime import checkpoint, parallel
-from jax_robust_kd.runtime.files import read_json
+from jax_robust_kd.workdir import read_config
 
 _CHUNK = 1024  # images that are in memory as floats at once
-
-
-def read_config(workdir: str) -> Config:
-  """Reads the config of a run.
-
-  Raises:
-    UserError: there is no run.
-  """
-  path = Path(workdir) / 'config.json'
-  if not path.exists():
-    raise UserError(
-      f'{workdir} is not the workdir of a run (it has no config.json)'
-    )
-  c = config_lib.base_config('cifar10')
-  with c.unlocked():
-    c.update(read_json(path))
-  return c
 
 
 def load_any(

@@ -1,8 +1,5 @@
 """What the features of a run are worth on another data set, as a command.
 
-  python -m jax_robust_kd.transfer --features RUN \
-    --config configs/transfer.py:stl10 --workdir FOLDER
-
 Everything of the network is kept as it is but the layer named 'head', which is
 trained anew on the features of the images as they are, without attack. Then the
 whole network is attacked on test images, end to end. With the data set that the
@@ -10,7 +7,6 @@ features were trained on this is their linear probe. What is left is a run like
 any other: `analyse` and further transfers read it.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +15,7 @@ from jax_robust_kd import config as config_lib
 from jax_robust_kd import data, job, networks
 from jax_robust_kd import main as main_lib
 from jax_robust_kd.analysis import features, linear_probe
+from jax_robust_kd.commandline import Args
 from jax_robust_kd.config import Config
 from jax_robust_kd.core import UserError
 from jax_robust_kd.evaluation import corruptions, evaluate
@@ -26,15 +23,12 @@ from jax_robust_kd.evaluation.run import check_run, evaluate_run
 from jax_robust_kd.runtime import checkpoint, console, files, lock, processes
 from jax_robust_kd.runtime.malloc import keep_freed_memory
 from jax_robust_kd.training import build, optim
-
-USAGE = """usage: python -m jax_robust_kd.transfer --features RUN --config FILE --workdir FOLDER
-
-  --features RUN             workdir of the run whose features are frozen;
-                             config.eval.checkpoint says which: best or last
-  --config FILE[:DATASET]    only its data, optimizer, eval and seed count
-  --config.GROUP.KEY=VALUE   overrides one (they are in jax_robust_kd/config.py)
-  --workdir FOLDER           for all files; the same command again goes on there
-  --mode, --distributed      as of jax_robust_kd.main"""  # noqa: E501
+from jax_robust_kd.workdir import (
+  check_workdir,
+  claim_workdir,
+  find_workdir,
+  read_config,
+)
 
 # Switches of data.augment that change images.
 _AUGMENT = (
@@ -43,7 +37,18 @@ _AUGMENT = (
 )  # fmt: skip
 
 
-def run(given: Config, run_dir: str, workdir: Path, mode: str) -> str:
+def run(args: Args) -> int:
+  """Runs the command; returns its exit code, as `main.run` does."""
+  workdir = find_workdir(args.workdir)
+  keep_freed_memory()
+  code = main_lib.join_others(args)
+  if code is not None:
+    return code
+  level = fit(args.config, args.features, workdir, args.mode)
+  return 3 if level == 'red' else 0
+
+
+def fit(given: Config, run_dir: str, workdir: Path, mode: str) -> str:
   """Trains a linear layer on a run's features, and evaluates the whole.
 
   What is done is not done again: the same command goes on where it stopped.
@@ -68,7 +73,7 @@ def run(given: Config, run_dir: str, workdir: Path, mode: str) -> str:
   build.check(c, dataset, 'eval')  # nothing is attacked while it trains
   corruptions.chosen(c.eval.corruptions)
   network = features.load_any(run_dir, dataset, c.eval.checkpoint)
-  job.check_workdir(workdir, c, mode)
+  check_workdir(workdir, c, mode)
   finished = _is_finished(workdir, network)
   if mode != 'train' and not finished:
     raise UserError(f'{workdir} has no linear layer yet; use --mode train')
@@ -87,7 +92,7 @@ def _run(
   finished: bool,
 ) -> str:
   job.keep_compiled(workdir / 'compiled')
-  job.claim_workdir(workdir, c)
+  claim_workdir(workdir, c)
   if not finished:
     layer = train_layer(c, network, dataset, workdir)
     count = len(dataset.val.label)
@@ -115,7 +120,7 @@ def make_config(given: Config, run_dir: str, workdir: Path) -> Config:
     UserError: there is no such run, it is the workdir, augmentation is asked,
       or another size than the run's.
   """
-  source = features.read_config(run_dir)
+  source = read_config(run_dir)
   if workdir.resolve() == Path(run_dir).resolve():
     raise UserError(
       f'--workdir {workdir} is that of the features; choose a new one'
@@ -160,7 +165,7 @@ def _check_side(c: Config, run_dir: str, dataset: data.Dataset) -> None:
 
 
 def _describe(run_dir: str, c: Config, network: networks.Network) -> dict:
-  source = features.read_config(run_dir)
+  source = read_config(run_dir)
   return {
     'run': run_dir,
     'method': source.method.name,
@@ -238,30 +243,3 @@ def _labelled(
   )
   pooled = processes.gather_slices(found['pooled'], len(rows))
   return linear_probe.Labelled(pooled, np.asarray(split.label[rows]))
-
-
-def main(argv: list[str]) -> int:
-  """Runs the command; returns its exit code, as that of `main.main`."""
-  return console.guard(lambda: _main(argv))
-
-
-def _main(argv: list[str]) -> int:
-  if {'-h', '--help'} & set(argv):
-    print(USAGE)
-    return 0
-  own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-  own.add_argument('--features', nargs='?')
-  found, rest = own.parse_known_args(argv)
-  values = main_lib.parse(rest)
-  if not found.features:
-    raise UserError('give --features RUN, the workdir of a finished run')
-  keep_freed_memory()
-  code = main_lib.join_others(values, argv, 'jax_robust_kd.transfer')
-  if code is not None:
-    return code
-  level = run(values.config, found.features, Path(values.workdir), values.mode)
-  return 3 if level == 'red' else 0
-
-
-if __name__ == '__main__':
-  main_lib.run_command(main)

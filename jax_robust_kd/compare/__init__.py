@@ -1,1 +1,1 @@
-"""Any set of methods at one budget: `python -m jax_robust_kd.compare`."""
+"""Any set of methods at one budget: `jax-robust-kd compare`."""

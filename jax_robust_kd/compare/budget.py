@@ -8,6 +8,7 @@ from jax_robust_kd.compare.configs import Run
 from jax_robust_kd.config import Config, differing_keys
 from jax_robust_kd.threat import threat_model
 from jax_robust_kd.training import build
+from jax_robust_kd.workdir import as_json
 
 BUDGETS = ('epochs', 'passes', 'own')
 # What makes one method another, besides its teachers.
@@ -70,7 +71,7 @@ def _comparable(c: Config) -> dict:
   c = job.copy(c)
   norm, epsilon, step_size = threat_model(c)
   c.eval.update(norm=norm, epsilon=epsilon, step_size=step_size, threat='')
-  return flatten_dict(job.as_json(c), sep='.')
+  return flatten_dict(as_json(c), sep='.')
 
 
 def _teacher_groups(c: Config) -> set[str]:

@@ -7,12 +7,12 @@ import re
 import runpy
 from typing import NamedTuple
 
-from absl import flags
 from flax.traverse_util import flatten_dict
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from jax_robust_kd import config as config_lib
 from jax_robust_kd import data, job
+from jax_robust_kd import settings as settings_lib
 from jax_robust_kd.compare.cost import Cost, count_cost
 from jax_robust_kd.config import Config, differing_keys
 from jax_robust_kd.core import CLEAN, ROBUST, UserError
@@ -137,16 +137,11 @@ def override(c: Config, settings: Sequence[str], label: str) -> Config:
       if near:
         hint = f'did you mean {near[0]}?'
       raise UserError(f'--config.{key} is not a setting of {label!r}; {hint}')
-  argv = ['', *(f'--config.{setting}' for setting in settings)]
-  values = flags.FlagValues()
-  config_flags.DEFINE_config_dict(
-    'config', job.copy(c), flag_values=values, sys_argv=argv
-  )
   try:
-    values(argv)
-  except (flags.Error, TypeError, ValueError) as error:
-    raise UserError(f'{label!r}: {" ".join(str(error).split())}') from None
-  return job.copy(values.config)
+    words = [f'--config.{setting}' for setting in settings]
+    return job.copy(settings_lib.override(job.copy(c), words))
+  except UserError as error:
+    raise UserError(f'{label!r}: {error}') from None
 
 
 def plan_runs(

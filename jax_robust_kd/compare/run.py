@@ -6,12 +6,12 @@ from pathlib import Path
 
 import jax
 
-from jax_robust_kd import job
 from jax_robust_kd.compare import budget as budget_lib
 from jax_robust_kd.compare import children, outputs, scatter
 from jax_robust_kd.compare.configs import Run, plan_runs, with_seed
 from jax_robust_kd.compare.cost import total_cost
 from jax_robust_kd.runtime import console, lock
+from jax_robust_kd.workdir import as_json, check_workdir
 
 SAVED_CONFIG = Path(__file__).with_name('saved_config.py')
 
@@ -51,7 +51,7 @@ def run(
   notes = budget_lib.match_budgets(students, budget)
   runs = teachers + [with_seed(s, n) for n in seeds for s in students]
   for each in runs:
-    job.check_workdir(each.folder, each.config, 'train')
+    check_workdir(each.folder, each.config, 'train')
   with lock.held(workdir):
     show_plan(students, runs)
     for note in notes:
@@ -76,7 +76,7 @@ def make_task(run: Run) -> children.Task:
     run.label if run.seed is None else f'{run.label}, seed {run.seed}',
     run.folder,
     children.main_command(flags),
-    job.as_json(run.config),
+    as_json(run.config),
     total_cost(run.config, run.cost),
     run.teachers,
   )

@@ -96,7 +96,7 @@ def map_array(path: Path, key: str) -> np.ndarray:
     if member.compress_type != zipfile.ZIP_STORED:
       raise UserError(
         f'{path}: it is compressed and cannot be mapped into memory; run: '
-        f'python -m jax_robust_kd.data.prepare --name {path}'
+        f'jax-robust-kd prepare --name {path}'
       )
     return _map_member(path, member)
   except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:

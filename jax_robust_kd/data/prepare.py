@@ -1,11 +1,8 @@
 """Prepares a data set once, and checks every image of it.
 
-  python -m jax_robust_kd.data.prepare --name cifar10 --data_dir ~/data
-
 Run again, it checks that nothing has changed since.
 """
 
-import argparse
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 import hashlib
@@ -13,6 +10,7 @@ import json
 from pathlib import Path
 import sys
 import time
+from types import SimpleNamespace
 from typing import NamedTuple
 import zipfile
 
@@ -196,35 +194,8 @@ def _copy(file, copy: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
       out.write(block)
 
 
-def main(argv: list[str]) -> int:
-  """Runs the command; returns its exit code, as `jax_robust_kd.main` does."""
-  parser = argparse.ArgumentParser(
-    prog='python -m jax_robust_kd.data.prepare', description=__doc__
-  )
-  parser.add_argument('--name', required=True, help='as config.data.name')
-  parser.add_argument('--data_dir', default='', help='as config.data.data_dir')
-  parser.add_argument(
-    '--archive_dir',
-    default='',
-    help='folder with archives that are already downloaded',
-  )
-  parser.add_argument(
-    '--image_size', type=int, default=0, help='as config.data.image_size'
-  )
-  given = parser.parse_args(argv)
+def run(args: SimpleNamespace) -> int:
+  """Runs the command; returns its exit code."""
   logging.set_verbosity(logging.ERROR)  # TFDS warns that nothing is there yet
-  try:
-    print(
-      prepare(given.name, given.data_dir, given.archive_dir, given.image_size)
-    )
-  except UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 2
-  except RunError as error:
-    print(f'stopped: {error}', file=sys.stderr)
-    return 1
+  print(prepare(args.name, args.data_dir, args.archive_dir, args.image_size))
   return 0
-
-
-if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))

@@ -1,17 +1,14 @@
-"""Draws a contact sheet: what every augmentation does to real images.
+"""Draws a contact sheet: what every augmentation does to real images."""
 
-python -m jax_robust_kd.data.preview --name digits --out sheet.png
-"""
-
-import argparse
 from pathlib import Path
-import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 
 from jax_robust_kd.core import UserError
 from jax_robust_kd.data.augment import make_augment
+from jax_robust_kd.data.lazy import Reading
 from jax_robust_kd.data.policy_tables import IDBH, POLICIES
 from jax_robust_kd.data.source import load
 
@@ -69,34 +66,24 @@ def draw(rows: dict[str, np.ndarray], side: int):
   return sheet
 
 
-def main(argv: list[str] | None = None) -> None:
-  """Reads the command line, draws and saves the sheet."""
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('--name', default='digits', help='as config.data.name')
-  parser.add_argument('--data_dir', default='', help='as config.data.data_dir')
-  parser.add_argument('--out', type=Path, default=Path('augment.png'))
-  parser.add_argument('--images', type=int, default=12, help='columns, even')
-  parser.add_argument('--side', type=int, default=64, help='drawn size, pixels')
-  parser.add_argument('--seed', type=int, default=0)
-  args = parser.parse_args(argv)
+def run(args: SimpleNamespace) -> int:
+  """Runs the command; returns its exit code."""
   if args.images < 2 or args.images % 2:
     raise UserError(
       f'--images={args.images} cannot be mixed in pairs; use an even number'
     )
-  train = load(args.name, args.data_dir).train
+  out = Path(args.out)
+  reading = Reading(image_size=args.image_size)
+  train = load(args.name, args.data_dir, reading=reading).train
   image = np.asarray(train.image[np.arange(args.images) % len(train.label)])
-  height = image.shape[1]
   rows = {
     label: views(image, options, args.seed)
-    for label, options in rows_for(height).items()
+    for label, options in rows_for(image.shape[1]).items()
   }
-  args.out.parent.mkdir(parents=True, exist_ok=True)
-  draw(rows, args.side).save(args.out)
-  print(f'{args.out}: {len(rows)} rows of {args.images} images')
-
-
-if __name__ == '__main__':
   try:
-    main()
-  except UserError as error:
-    sys.exit(f'error: {error}')
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draw(rows, args.side).save(out)
+  except (OSError, ValueError) as error:
+    raise UserError(f'--out {out} cannot be written: {error}') from None
+  print(f'{out}: {len(rows)} rows of {args.images} images')
+  return 0

@@ -1,6 +1,5 @@
 """The evaluation of a finished run, and whether it can be believed."""
 
-import json
 from pathlib import Path
 
 from jax.tree_util import Partial
@@ -13,11 +12,7 @@ from jax_robust_kd.evaluation import corruptions, evaluate, results
 from jax_robust_kd.runtime import console, faults, processes
 from jax_robust_kd.runtime.files import write_json
 from jax_robust_kd.threat import make_budget
-
-
-def as_json(c: Config) -> dict:
-  """Returns a config as JSON gives it back: tuples as lists."""
-  return json.loads(json.dumps(c.to_dict()))
+from jax_robust_kd.workdir import as_json
 
 
 def evaluate_run(

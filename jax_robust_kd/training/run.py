@@ -14,6 +14,7 @@ from jax_robust_kd.runtime import checkpoint, parallel, processes
 from jax_robust_kd.threat import make_budget
 from jax_robust_kd.training import build, loop, summary
 from jax_robust_kd.training.step import train_step
+from jax_robust_kd.workdir import claim_workdir
 
 
 def train(c: Config, workdir: Path, label: str, dataset: data.Dataset) -> None:
@@ -24,6 +25,7 @@ def train(c: Config, workdir: Path, label: str, dataset: data.Dataset) -> None:
     RunError: the loss is not finite, or a checkpoint cannot be written.
   """
   networks = build.make_networks(c, dataset)
+  claim_workdir(workdir, c)  # now that all has been read
   per_epoch = data.num_batches(len(dataset.train.label), c.data.batch_size)
   recipe, schedule = build.make_recipe(c, networks, dataset, per_epoch)
   state = build.make_state(c, recipe, networks, dataset)

@@ -7,7 +7,8 @@ from helpers.saved_runs import save_run
 import numpy as np
 import pytest
 
-from jax_robust_kd.analysis import analyse, cka, features
+from jax_robust_kd.__main__ import main
+from jax_robust_kd.analysis import cka, features
 
 
 def draw(seed, *shape):
@@ -94,7 +95,7 @@ def runs(digits, tmp_path_factory):
 
 
 def command(*flags):
-  return analyse.main(['analyse', *map(str, flags)])
+  return main(['jax-robust-kd', 'analyse', *map(str, flags)])
 
 
 @pytest.fixture(scope='module')

@@ -10,11 +10,13 @@ import optax
 import pytest
 
 from jax_robust_kd import data, job, networks
+from jax_robust_kd.__main__ import main
 from jax_robust_kd.analysis import linear_probe, transfer
 from jax_robust_kd.config import load_config
 from jax_robust_kd.core import RunError
 from jax_robust_kd.evaluation import evaluate
 from jax_robust_kd.training import build
+from jax_robust_kd.workdir import claim_workdir
 
 CONFIG = 'configs/transfer.py:digits'
 
@@ -107,8 +109,9 @@ def root(digits, tmp_path_factory):
 
 
 def command(root, *flags, workdir='done', run='source'):
-  return transfer.main(
+  return main(
     [
+      'jax-robust-kd',
       'transfer',
       f'--features={root / run}',
       f'--config={CONFIG}',
@@ -293,7 +296,7 @@ def test_stl10_is_brought_to_the_size_of_cifar10(tmp_path):
   source.data.data_dir = given.data.data_dir = str(tmp_path)
   given.data.val_size = 5
   (tmp_path / 'run').mkdir()
-  job.claim_workdir(tmp_path / 'run', source)
+  claim_workdir(tmp_path / 'run', source)
   run = str(tmp_path / 'run')
   c = transfer.make_config(given, run, tmp_path / 'x')
   dataset = build.load_data(c)
@@ -308,5 +311,5 @@ def test_stl10_is_brought_to_the_size_of_cifar10(tmp_path):
 
 
 def test_help(capsys):
-  assert transfer.main(['transfer', '--help']) == 0
+  assert main(['jax-robust-kd', 'transfer', '--help']) == 0
   assert '--features RUN' in capsys.readouterr().out

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from jax_robust_kd import main as program
-from jax_robust_kd.compare import __main__ as command
-from jax_robust_kd.compare import budget, children, configs, tables
-from jax_robust_kd.compare.__main__ import main, parse
+from jax_robust_kd.__main__ import COMMANDS, main
+from jax_robust_kd.commandline import parse
+from jax_robust_kd.compare import budget, children, command, configs, tables
 from jax_robust_kd.compare.cost import Cost
 from jax_robust_kd.compare.run import make_task
 from jax_robust_kd.compare.tables import Row
@@ -131,13 +131,13 @@ def test_settings_are_checked(override, message):
     (['--configs', 'none.py', '--workdir', 'w'], 'no file none.py'),
     (['--configs', KD, '--workdir', 'w', '--epochs=3'], 'GROUP.KEY'),
     (['--configs', KD, '--workdir', 'w', '--jobs', '0'], 'at least 1'),
-    (['--configs', KD, '--workdir', 'w', '--budget', 'x'], 'invalid choice'),
+    (['--configs', KD, '--workdir', 'w', '--budget', 'x'], 'epochs|passes|own'),
     (['--configs', f'{KD},{KD}', '--workdir', 'w'], "'kd' and 'kd'"),
   ],
 )
 def test_mistakes_are_one_sentence(words, message, capsys, monkeypatch):
   monkeypatch.setattr(children, 'run_all', None)  # nothing may run
-  assert main(['compare', *words]) == 2
+  assert main(['jax-robust-kd', 'compare', *words]) == 2
   said = capsys.readouterr().err
   assert said.startswith('error: ') and said.count('\n') == 1
   assert message in said
@@ -206,7 +206,7 @@ def test_the_budget_of_passes_is_spent(tmp_path, monkeypatch):
     '--workdir', str(tmp_path), '--budget', 'passes',
     '--config.optimizer.epochs=28', '--config.attack.num_steps=4',
   ]  # fmt: skip
-  assert main(['compare', *words]) == 1
+  assert main(['jax-robust-kd', 'compare', *words]) == 1
   told = json.loads((tmp_path / 'comparison.json').read_text())
   plain, robust = told['runs']
   # A pass there and back counts as 3, and an attack of 4 steps as 12 more.
@@ -317,6 +317,7 @@ def test_csv_has_a_row_for_each_run():
 
 def test_options():
   words = ['--configs', 'a.py', '--workdir', 'w', '--config.x.y=1=2']
-  options = parse(words)
-  assert options.settings == ['x.y=1=2'] and options.seeds == [0]
-  assert (options.budget, options.jobs) == ('epochs', 1)
+  args = parse(COMMANDS['compare'], 'jax_robust_kd compare', words)
+  options = command.read_options(args)
+  assert options['settings'] == ['x.y=1=2'] and options['seeds'] == [0]
+  assert (options['budget'], options['jobs']) == ('epochs', 1)

@@ -13,8 +13,8 @@ import time
 
 import pytest
 
+from jax_robust_kd.__main__ import main
 from jax_robust_kd.compare import children, configs, outputs, scatter
-from jax_robust_kd.compare.__main__ import main
 from jax_robust_kd.config import load_config
 from jax_robust_kd.core import Preempted
 
@@ -195,7 +195,7 @@ def get_runs():
 
 def command(folder, *more):
   return [
-    sys.executable, '-m', 'jax_robust_kd.compare', '--workdir',
+    sys.executable, '-m', 'jax_robust_kd', 'compare', '--workdir',
     str(folder / 'w'), '--configs', f'{folder}/runs.py', '--seeds', '0,1',
     *TINY,
     f'--config.teacher.config={folder}/teacher.py', *more,
@@ -299,8 +299,8 @@ def test_the_picture_is_drawn(compared):
 
 def test_another_config_is_refused_before_anything_runs(compared, capsys):
   folder, _, _ = compared
-  words = command(folder, '--config.optimizer.momentum=0.5')[3:]
-  assert main(['compare', *words]) == 2
+  words = command(folder, '--config.optimizer.momentum=0.5')[4:]
+  assert main(['jax-robust-kd', 'compare', *words]) == 2
   said = capsys.readouterr().err
   assert 'holds a run with another config: optimizer.momentum' in said
 

@@ -1,5 +1,6 @@
 from functools import partial
 import inspect
+from types import SimpleNamespace as Namespace
 
 import jax
 import jax.numpy as jnp
@@ -339,4 +340,4 @@ def test_the_sheet_is_drawn_in_rows(batch):
 
 def test_an_odd_sheet_is_an_error():
   with pytest.raises(UserError, match='--images=3'):
-    preview.main(['--images', '3'])
+    preview.run(Namespace(images=3))

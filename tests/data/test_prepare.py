@@ -17,8 +17,9 @@ from PIL import Image
 import pytest
 
 from jax_robust_kd import data
+from jax_robust_kd.__main__ import main
 from jax_robust_kd.core import UserError
-from jax_robust_kd.data import cifar, prepare, tfds_prepare
+from jax_robust_kd.data import cifar, tfds_prepare
 
 pytest.importorskip('tensorflow_datasets')
 pytest.importorskip('array_record')
@@ -74,7 +75,7 @@ def archives(tmp_path, monkeypatch):
 
 def _prepare(root, archives='', name='cifar10'):
   options = ['--name', str(name), '--data_dir', str(root)]
-  return prepare.main([*options, '--archive_dir', str(archives)])
+  return main(['', 'prepare', *options, '--archive_dir', str(archives)])
 
 
 def _found(root):
@@ -165,7 +166,8 @@ def test_wrong_number_of_images(archives, tmp_path, capsys, monkeypatch):
 
 SLOW = """
 import os, sys, time
-from jax_robust_kd.data import cifar, prepare
+from jax_robust_kd.__main__ import main
+from jax_robust_kd.data import cifar
 root, archives, sha256, gate = sys.argv[1:]
 cifar.ARCHIVES['cifar10'] = cifar.ARCHIVES['cifar10']._replace(
   sha256=sha256, num_train=40, num_test=10)
@@ -177,7 +179,7 @@ def slow(*args):
     time.sleep(0.05)
   yield from examples(*args)
 cifar._examples = slow
-sys.exit(prepare.main(['--name=cifar10', '--data_dir=' + root,
+sys.exit(main(['', 'prepare', '--name=cifar10', '--data_dir=' + root,
                        '--archive_dir=' + archives]))
 """
 

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from jax_robust_kd import job, main
+from jax_robust_kd import main
 from jax_robust_kd.config import load_config
 from jax_robust_kd.runtime import checkpoint
+from jax_robust_kd.workdir import claim_workdir
 
 ROOT = Path(__file__).parents[2]
 PGD_AT = f'{ROOT}/configs/pgd_at.py:digits'
@@ -194,7 +195,7 @@ def test_student_and_teacher_with_different_classes(tmp_path, refused):
   """The classes of a run stand in its checkpoint, checked before a compile."""
   teacher = tmp_path / 'teacher'
   teacher.mkdir()
-  job.claim_workdir(teacher, load_config(PGD_AT))
+  claim_workdir(teacher, load_config(PGD_AT))
   folder = checkpoint.open_folder(teacher, 'best', 1)
   state = {
       'ema_params': {}, 'ema_stats': {},
@@ -227,7 +228,7 @@ def test_workdir_without_permission(tmp_path, refused):
 def test_workdir_of_another_config(tmp_path, refused):
   folder = tmp_path / 'run'
   folder.mkdir()
-  job.claim_workdir(folder, load_config(PGD_AT))
+  claim_workdir(folder, load_config(PGD_AT))
   sentence = refused('--config.seed=3', '--config.attack.num_steps=9')
   assert 'seed' in sentence and 'attack.num_steps' in sentence
   assert 'optimizer' not in sentence

@@ -7,6 +7,7 @@ from jax_robust_kd import job
 from jax_robust_kd.config import load_config
 from jax_robust_kd.runtime import checkpoint
 from jax_robust_kd.training import build
+from jax_robust_kd.workdir import claim_workdir
 
 
 def save_run(workdir, dataset, seed=0, **changes):
@@ -31,7 +32,7 @@ def save_run(workdir, dataset, seed=0, **changes):
     else:
       c[group] = value
   workdir.mkdir(parents=True, exist_ok=True)
-  job.claim_workdir(workdir, c)
+  claim_workdir(workdir, c)
   network = build.init_network(c, dataset)
   state = {
     'params': {'student': network.variables['params']},

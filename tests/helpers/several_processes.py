@@ -57,7 +57,7 @@ def launch(
   together = ['--distributed', f'--coordinator=localhost:{port}']
   return [
     start(
-      ['-m', program, *argv, *together,
+      ['-m', *program.split(), *argv, *together,
        f'--num_processes={number}', f'--process_id={i}', '--start_timeout=120'],
       devices,
     )

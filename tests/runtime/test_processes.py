@@ -216,7 +216,7 @@ def test_transfer_over_processes_gives_the_same_flags(undisturbed, tmp_path):
       '--config.optimizer.epochs=5', '--config.eval.num_examples=60',
       "--config.eval.suite=('pgd-3',)", f'--workdir={workdir}',
     ]  # fmt: skip
-    ends = finish(launch(shape, argv, 'jax_robust_kd.transfer'))
+    ends = finish(launch(shape, argv, 'jax_robust_kd transfer'))
     assert all(code == 0 for code, *_ in ends), ends
     found.append(flags_of(workdir))
   assert found[0] == found[1] and len(found[0]) == 61

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from jax_robust_kd import data, job, models, networks
+from jax_robust_kd import data, models, networks
 from jax_robust_kd.config import load_config
 from jax_robust_kd.core import AXIS, LossOutput, Method, image_keys
 from jax_robust_kd.methods import METHODS
@@ -18,6 +18,7 @@ from jax_robust_kd.methods.inner_problems import cross_entropy_label
 from jax_robust_kd.runtime import checkpoint, parallel
 from jax_robust_kd.training import build
 from jax_robust_kd.training.averages import ema
+from jax_robust_kd.workdir import claim_workdir
 
 
 def mapped(step):
@@ -204,7 +205,7 @@ def test_a_loaded_network_keeps_the_normalization_it_was_trained_with(
   """The config's own mean and std win over the data set's, then as now."""
   c = load_config('configs/pgd_at.py:digits')
   c.student = {**c.student.to_dict(), 'mean': (0.5,), 'std': (0.1,)}
-  job.claim_workdir(tmp_path, c)
+  claim_workdir(tmp_path, c)
   trained = build.init_network(c, digits)
   state = {
     'params': {'student': trained.variables['params']},

@@ -1,0 +1,139 @@
+"""Configs with overrides, and where the value of each setting is from."""
+
+import inspect
+from types import SimpleNamespace
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from jax_robust_kd import config as config_lib
+from jax_robust_kd import workdir
+from jax_robust_kd.config import Config
+from jax_robust_kd.core import UserError
+from jax_robust_kd.methods import METHODS
+from jax_robust_kd.models import MODELS
+
+
+def read(spec: str, overrides: list[str]) -> Config:
+  """Reads a config and overrides settings of it.
+
+  Args:
+    spec: a config's name or file, and its argument: 'rslad:digits'.
+    overrides: '--config.GROUP.KEY=VALUE' each.
+
+  Raises:
+    UserError: no such config, an unknown key, or a value of the wrong type.
+  """
+  return override(config_lib.load_config(spec), overrides)
+
+
+def read_run(folder: str, overrides: list[str]) -> Config:
+  """Reads the config of a run, as `read` does.
+
+  Raises:
+    UserError: as there, or there is no run.
+  """
+  return override(workdir.read_config(folder), overrides)
+
+
+def override(c: Config, overrides: list[str]) -> Config:
+  """Overrides settings; locks the config.
+
+  Raises:
+    UserError: an unknown key, a whole group, or a value of the wrong type.
+  """
+  for word in overrides:
+    _refuse_group(c, word)
+    _add_field(c, word, overrides)
+  values = flags.FlagValues()
+  try:
+    config_flags.DEFINE_config_dict(
+      'config', c, flag_values=values, sys_argv=['', *overrides]
+    )
+    values(['', *overrides])
+  except UserError:
+    raise
+  except Exception as error:  # flags raises many kinds for a user's typo
+    raise UserError(_sentence(error)) from None
+  return values.config
+
+
+def resolved(spec: str, overrides: list[str]) -> list[tuple[str, Any, str]]:
+  """Returns (key, value, source) of every setting of a config.
+
+  Args and errors are those of `read`.
+
+  Returns:
+    The source is 'default', 'config' or 'command line'.
+  """
+  loaded = config_lib.load_config(spec)
+  # The defaults of the small set differ.
+  dataset = 'digits' if loaded.data.name == 'digits' else 'cifar10'
+  default = flat(config_lib.base_config(dataset))
+  before, given = flat(loaded), {_key(word) for word in overrides}
+  rows = []
+  for key, value in flat(override(loaded, overrides)).items():
+    same = key in default and default[key] == value
+    source = 'default' if same and before.get(key) == value else 'config'
+    rows.append((key, value, 'command line' if key in given else source))
+  return rows
+
+
+def flat(group: Config, prefix: str = '') -> dict[str, Any]:
+  """Returns the settings of a config by their dotted names."""
+  found = {}
+  for key, value in group.items():
+    if isinstance(value, ConfigDict):
+      found |= flat(value, f'{prefix}{key}.')
+    else:
+      found[prefix + key] = value
+  return found
+
+
+def _key(word: str) -> str:
+  """Returns 'GROUP.KEY' of '--config.GROUP.KEY=VALUE'."""
+  return word.partition('=')[0].partition('.')[2]
+
+
+def _refuse_group(c: Config, word: str) -> None:
+  key = _key(word)
+  inside = [name for name in flat(c) if name.startswith(key + '.')]
+  if inside:
+    raise UserError(
+      f'{word}: {key} is a group; override its settings one by one, as in '
+      f'--config.{inside[0]}=...'
+    )
+
+
+def _add_field(c: Config, word: str, overrides: list[str]) -> None:
+  """Adds what a model or method knows but the config does not name."""
+  group, _, field = _key(word).partition('.')
+  known = {'student': MODELS, 'peer': MODELS, 'method': METHODS}.get(group)
+  if known is None or field in c[group]:
+    return
+  names = [w.partition('=')[2] for w in overrides if _key(w) == f'{group}.name']
+  name = [c[group].name, *names][-1]
+  if name not in known:
+    return
+  about = inspect.signature(known[name]).parameters.get(field)
+  if about and isinstance(about.default, (bool, int, float, str, tuple)):
+    with c.unlocked():
+      c[group][field] = about.default
+
+
+def _sentence(error: Exception) -> str:
+  text = error.args[0] if isinstance(error, KeyError) else error
+  lines = str(text).strip().strip('\'"').splitlines() or [repr(error)]
+  if isinstance(error, (KeyError, AttributeError)) and ' ' not in lines[0]:
+    near = f'; {lines[-1]}' if lines[1:] else ''
+    return f'config has no key {lines[0]!r}{near}; see `jax-robust-kd config`'
+  return ' '.join(line.strip() for line in (lines[0], *lines[1:])[-2:])
+
+
+def run(args: SimpleNamespace) -> int:
+  """Prints a config; returns the exit code of the command."""
+  for key, value, source in resolved(args.spec, args.overrides):
+    end = '' if source == 'default' else f'  # {source}'
+    print(f'{key} = {value!r}{end}')
+  return 0
