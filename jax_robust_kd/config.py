@@ -6,12 +6,13 @@ files only override. Nothing below `build.py` ever sees a config.
 
 import difflib
 import inspect
-from pathlib import Path
-import runpy
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from jax_robust_kd.config_files import load_config as load_config
+from jax_robust_kd.config_files import locate as locate
+from jax_robust_kd.config_files import shipped as shipped
 from jax_robust_kd.core import CLEAN, ROBUST, UserError
 from jax_robust_kd.threat import THREATS, check_radii, threat_model
 
@@ -149,65 +150,6 @@ def _shrink_to_digits(c: Config) -> None:
   c.optimizer.update(epochs=30, warmup_epochs=1.0)
   c.eval.every_epochs = 5
   c.save.every_steps = 100
-
-
-def locate(spec: str) -> str:
-  """Returns the path of a config, with its argument.
-
-  Args:
-    spec: 'rslad:digits', the name of a config that comes with the package, or
-      'path/to/config.py:digits', from here or from the folder of the project.
-
-  Raises:
-    UserError: there is none.
-  """
-  path, colon, argument = spec.partition(':')
-  package = Path(__file__).parent
-  places = [Path(path), package.parent / path, package / path]
-  if path in shipped():
-    places = [shipped()[path]]
-  for place in places:
-    if place.is_file():
-      return f'{place}{colon}{argument}'
-  raise UserError(
-    f'config {spec!r}: there is no file {path}; give a path, or the name of '
-    'one that comes with the package, such as rslad:digits'
-  )
-
-
-def shipped() -> dict[str, Path]:
-  """Returns the configs that come with the package, by name."""
-  package = Path(__file__).parent
-  # Beside the package in the project, inside of it once installed.
-  folders = (package.parent / 'configs', package / 'configs')
-  return {p.stem: p for folder in folders for p in sorted(folder.glob('*.py'))}
-
-
-def load_config(spec: str) -> Config:
-  """Reads a config, see `locate`.
-
-  Raises:
-    UserError: there is none, or reading it fails.
-  """
-  path, _, argument = locate(spec).partition(':')
-  try:
-    get_config = runpy.run_path(path).get('get_config')
-    if get_config is None:
-      raise UserError(f'config {spec!r}: {path} defines no get_config()')
-    c = get_config(argument) if argument else get_config()
-  except UserError:
-    raise
-  except Exception as error:  # whatever a file of the user's may raise
-    text = str(error.args[0] if error.args else error).replace('\n', '; ')
-    raise UserError(
-      f'config {spec!r} cannot be read: {type(error).__name__}: {text}'
-    ) from None
-  if not isinstance(c, ConfigDict):
-    raise UserError(
-      f'config {spec!r}: get_config() returns a {type(c).__name__}; return '
-      'what base_config() gives, with changes'
-    )
-  return c
 
 
 def _one_of(name: str, value, options) -> None:

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict, config_flags
 from jax_robust_kd import config as config_lib
 from jax_robust_kd import workdir
 from jax_robust_kd.config import Config
+from jax_robust_kd.config_files import in_words
 from jax_robust_kd.core import UserError
 from jax_robust_kd.methods import METHODS
 from jax_robust_kd.models import MODELS
@@ -55,7 +56,7 @@ def override(c: Config, overrides: list[str]) -> Config:
   except UserError:
     raise
   except Exception as error:  # flags raises many kinds for a user's typo
-    raise UserError(_sentence(error)) from None
+    raise UserError(in_words(error)) from None
   return values.config
 
 
@@ -120,15 +121,6 @@ def _add_field(c: Config, word: str, overrides: list[str]) -> None:
   if about and isinstance(about.default, (bool, int, float, str, tuple)):
     with c.unlocked():
       c[group][field] = about.default
-
-
-def _sentence(error: Exception) -> str:
-  text = error.args[0] if isinstance(error, KeyError) else error
-  lines = str(text).strip().strip('\'"').splitlines() or [repr(error)]
-  if isinstance(error, (KeyError, AttributeError)) and ' ' not in lines[0]:
-    near = f'; {lines[-1]}' if lines[1:] else ''
-    return f'config has no key {lines[0]!r}{near}; see `jax-robust-kd config`'
-  return ' '.join(line.strip() for line in (lines[0], *lines[1:])[-2:])
 
 
 def run(args: SimpleNamespace) -> int:
