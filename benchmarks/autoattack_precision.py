@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from benchmarks.autoattack_networks import Network, load
-from jax_robust_kd.attacks import Budget, programs, suite
-from jax_robust_kd.attacks.jobs import plan
+from jax_robust_kd.attacks import Budget, batching, engine
+from jax_robust_kd.attacks.packing import Victim
+from jax_robust_kd.attacks.suites import plan
 
 
 def _logits(apply, dtype, weights, image):
@@ -34,15 +35,12 @@ def attack(network: Network, dtype, epsilon: float) -> tuple[int, list[float]]:
   seconds, robust = [], 0
   for _ in range(2):
     begin = time.perf_counter()
-    found = suite.run_jobs(
+    found = engine.run_jobs(
       plan(('autoattack',), Budget('linf', epsilon, epsilon / 4)),
-      attacked,
-      network.apply,
-      lambda rows: network.image[rows],
-      network.label,
-      num_classes=10,
+      Victim(attacked, network.apply),
+      engine.Images(lambda index: network.image[index], network.label),
       seed=0,
-      runner=programs.make_runner(100, 100, (8, 8, 1)),
+      runner=batching.make_runner(100, 100, (8, 8, 1)),
     )
     robust = int(found.correct['robust'].sum())
     seconds.append(time.perf_counter() - begin)

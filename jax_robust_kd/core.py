@@ -169,6 +169,8 @@ class Progress(NamedTuple):
   tick: Callable[[int], None] = lambda steps: None
 
 
+SILENT = Progress()
+
 ROBUST, CLEAN = 'robust', 'clean'  # names of teachers; `ctx.teacher` is ROBUST
 
 

@@ -16,7 +16,7 @@ from jax.experimental.compilation_cache import compilation_cache
 import pytest
 
 from jax_robust_kd import data
-from jax_robust_kd.attacks import programs
+from jax_robust_kd.attacks import batching
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -42,7 +42,7 @@ def few_maps():
 
 
 def forget_programs():
-  programs._kept.cache_clear()
+  batching.forget_programs()
   jax.clear_caches()
   gc.collect()
 

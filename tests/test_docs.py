@@ -10,9 +10,10 @@ from jax.tree_util import Partial
 import numpy as np
 import pytest
 
-from jax_robust_kd.attacks import Budget, autoattack, programs
-from jax_robust_kd.attacks.jobs import plan
-from jax_robust_kd.attacks.suite import run_jobs
+from jax_robust_kd.attacks import Budget, autoattack, batching
+from jax_robust_kd.attacks.engine import Images, run_jobs
+from jax_robust_kd.attacks.packing import Victim
+from jax_robust_kd.attacks.suites import plan
 from jax_robust_kd.checks.report import MEANINGS, as_table
 
 DOCS = Path(__file__).parent.parent / 'docs'
@@ -94,13 +95,13 @@ SUITE = ('fgsm', 'pgd-3x2', 'apgd_ce-4', 'apgd_dlr-4', 'apgd_t-4', 'fab-2',
 def test_how_many_programs_the_page_says_are_compiled(monkeypatch):
   """1 for score, gradient and each plain attack, 2 for all others."""
   compiled = []
-  original = programs._compile
+  original = batching._compile
 
   def compile_and_count(function: partial, *args):
     compiled.append(function.func.__name__)
     return original(function, *args)
 
-  monkeypatch.setattr(programs, '_compile', compile_and_count)
+  monkeypatch.setattr(batching, '_compile', compile_and_count)
   rng = np.random.default_rng(0)
   image = rng.random((20, 4, 4, 1), np.float32)  # 16 and 4
   weight = rng.normal(size=(16, 10)).astype(np.float32)
@@ -109,21 +110,18 @@ def test_how_many_programs_the_page_says_are_compiled(monkeypatch):
   network = Partial(lambda weight, x: linear(weight, x), weight)
   run_jobs(
     plan(SUITE, Budget('linf', 1e-4, 1e-4)),  # nobody falls
-    network,
-    network,
-    lambda rows: image[rows],
-    label,
-    num_classes=10,
+    Victim(network, network),
+    Images(lambda index: image[index], label),
     seed=0,
-    runner=programs.Runner(16),
+    runner=batching.Runner(16),
   )
   counts = {name: compiled.count(name) for name in set(compiled)}
   assert counts == {
     '_score': 1,
-    '_probe': 1,
+    '_gradient_is_finite': 1,
     '_whole': 2,
-    '_begin': 6,
-    '_go': 6,
+    '_start': 6,
+    '_advance': 6,
   }
 
 

@@ -87,7 +87,7 @@ def measure(
     teacher -> number; 'cosine': 'student' and 'teacher' -> stage -> number.
   """
   size = c.eval.batch_size
-  attack = evaluate.make_attack(
+  attack = evaluate.make_split_attack(
     networks.in_precision(student, 'float32'),
     ATTACK,
     make_budget(c),

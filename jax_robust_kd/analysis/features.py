@@ -10,7 +10,7 @@ from jax.tree_util import Partial
 import numpy as np
 
 from jax_robust_kd import data, networks
-from jax_robust_kd.attacks.programs import make_program, make_runner
+from jax_robust_kd.attacks.batching import make_program, make_runner
 from jax_robust_kd.core import Array, PyTree, UserError
 from jax_robust_kd.runtime import checkpoint, parallel
 from jax_robust_kd.workdir import read_config

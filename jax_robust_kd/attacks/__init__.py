@@ -8,17 +8,17 @@ attack is `attacks.apgd_ce(rng, logits_fn, image, label, budget) -> adv`.
 
 from jax_robust_kd.attacks.ascent import ascent
 from jax_robust_kd.attacks.autoattack import autoattack
+from jax_robust_kd.attacks.engine import Result
 from jax_robust_kd.attacks.gradient import Budget, cw, fgsm, kl_pgd, pgd
-from jax_robust_kd.attacks.names import ATTACKS, SUITES, find_attack
-from jax_robust_kd.attacks.stepwise import plain
-from jax_robust_kd.attacks.suite import Result
+from jax_robust_kd.attacks.stepwise import as_plain_attack
+from jax_robust_kd.attacks.suites import ATTACKS, SUITES, find_attack
 
-apgd_ce = plain(ATTACKS['apgd_ce'])
-apgd_dlr = plain(ATTACKS['apgd_dlr'])
-apgd_t = plain(ATTACKS['apgd_t'])
-fab = plain(ATTACKS['fab'])
-fab_t = plain(ATTACKS['fab_t'])
-square = plain(ATTACKS['square'])
+apgd_ce = as_plain_attack(ATTACKS['apgd_ce'])
+apgd_dlr = as_plain_attack(ATTACKS['apgd_dlr'])
+apgd_t = as_plain_attack(ATTACKS['apgd_t'])
+fab = as_plain_attack(ATTACKS['fab'])
+fab_t = as_plain_attack(ATTACKS['fab_t'])
+square = as_plain_attack(ATTACKS['square'])
 
 __all__ = [
   'ATTACKS',
@@ -28,6 +28,7 @@ __all__ = [
   'apgd_ce',
   'apgd_dlr',
   'apgd_t',
+  'as_plain_attack',
   'ascent',
   'autoattack',
   'cw',
@@ -37,6 +38,5 @@ __all__ = [
   'find_attack',
   'kl_pgd',
   'pgd',
-  'plain',
   'square',
 ]

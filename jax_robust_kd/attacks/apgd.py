@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax_robust_kd.attacks import l1
 from jax_robust_kd.attacks.apgd_schedule import Row, schedule
 from jax_robust_kd.attacks.apgd_state import (
-  Seen,
+  Evaluation,
   State,
   begin,
   check_progress,
@@ -34,7 +34,7 @@ from jax_robust_kd.losses import cross_entropy, dlr, dlr_targeted, margin
 _NUM_STEPS = 100  # where the budget names none
 _TINY = 1e-12  # keeps the direction of a zero gradient finite
 # What each image's key is folded with, for independent random numbers.
-_START, _TARGET, _LOOK = 0, 1, 2  # from _LOOK on, one for each look
+_START, _TARGET, _DRAW = 0, 1, 2  # from _DRAW on, one for each evaluation
 
 
 class Objective(NamedTuple):
@@ -60,8 +60,8 @@ def start(objective: Objective, problem: Problem, first: Array) -> State:
     first = _project(problem, row, first)
   first = jnp.clip(first, 0.0, 1.0)
   target = objective.target(problem)
-  seen = _look(objective, problem, 0, first, target)
-  return _report(problem, row, begin(problem, row, first, seen, target))
+  evaluation = _evaluate_at(objective, problem, 0, first, target)
+  return _report(problem, row, begin(problem, row, first, evaluation, target))
 
 
 def random_start(problem: Problem) -> Array:
@@ -87,17 +87,17 @@ def random_start(problem: Problem) -> Array:
 def step(
   objective: Objective, problem: Problem, index: Array | int, state: State
 ) -> State:
-  """Takes step `index`, counted from 0: one look at the network."""
+  """Takes step `index`, counted from 0: one evaluation of the network."""
   row = _row(problem.budget, index + 1)
   sparse = problem.budget.norm == 'l1'
   move = _sparse_step if sparse else _momentum_step
   point = move(problem, row, state)
-  seen = _look(objective, problem, index + 1, point, state.target)
-  after = record(state, point, seen)
+  evaluation = _evaluate_at(objective, problem, index + 1, point, state.target)
+  after = record(state, point, evaluation)
   if not sparse:
     return check_progress(row, after)
   after = check_sparsity(problem, row, after)
-  fresh = begin(problem, row, point, seen, state.target)
+  fresh = begin(problem, row, point, evaluation, state.target)
   after = jax.tree.map(partial(jnp.where, row.begins), fresh, after)
   return _report(problem, row, after)
 
@@ -112,41 +112,42 @@ def _table(budget: Budget) -> Row:
   return schedule(budget.norm, budget.num_steps or _NUM_STEPS)
 
 
-def _look(
+def _evaluate_at(
   objective: Objective,
   problem: Problem,
   number: Array | int,
   point: Array,
   target: Array,
-) -> Seen:
+) -> Evaluation:
   """Loss, gradient and verdict, from one pass forward and one back.
 
   Over several draws of the network's randomness the gradient is averaged; loss
   and verdict are those of the last draw, as in the reference program.
   """
 
-  def look(*keys):
+  def evaluate(*keys):
     def total(x):
       logits = problem.logits_fn(x, *keys)
       loss = objective.loss(logits, problem.label, target)
       return jnp.sum(loss), (loss, margin(logits, problem.label) > 0)
 
     gradient, (loss, wrong) = jax.grad(total, has_aux=True)(point)
-    return jax.lax.stop_gradient(Seen(loss, gradient, wrong))
+    return jax.lax.stop_gradient(Evaluation(loss, gradient, wrong))
 
   num_eot = problem.budget.num_eot
   if num_eot == 1:
-    return look()
+    return evaluate()
 
-  def one_more(draw, sofar):
-    seen = look(fold_in(keys, draw))
-    return seen._replace(gradient=sofar.gradient + seen.gradient)
+  def one_more(draw, earlier):
+    evaluation = evaluate(fold_in(keys, draw))
+    return evaluation._replace(gradient=earlier.gradient + evaluation.gradient)
 
-  keys = fold_in(problem.rng, _LOOK + number)
+  keys = fold_in(problem.rng, _DRAW + number)
   size = point.shape[:1]
-  nothing = Seen(jnp.zeros(size), jnp.zeros_like(point), jnp.zeros(size, bool))
-  seen = jax.lax.fori_loop(0, num_eot, one_more, nothing)
-  return seen._replace(gradient=seen.gradient / num_eot)
+  zero = jnp.zeros(size)
+  nothing = Evaluation(zero, jnp.zeros_like(point), zero > 0)
+  evaluation = jax.lax.fori_loop(0, num_eot, one_more, nothing)
+  return evaluation._replace(gradient=evaluation.gradient / num_eot)
 
 
 def _report(problem: Problem, row: Row, state: State) -> State:
@@ -227,7 +228,7 @@ def _stepwise(objective: Objective, num_runs: Callable) -> Stepwise:
     step=partial(step, objective),
     num_runs=num_runs,
     num_steps=_num_steps,
-    piece=25,
+    chunk=25,
   )
 
 

@@ -1,6 +1,6 @@
 """What Auto-PGD remembers of each image, and what it decides at checkpoints.
 
-Nothing here looks at the network. A state has one row per image, so that rows
+Nothing here evaluates the network. A state has one row per image, so that rows
 can be left out or reordered between any two steps.
 """
 
@@ -17,7 +17,7 @@ from jax_robust_kd.core import Array
 _RHO = 0.75  # share of the steps that must raise the loss
 
 
-class Seen(NamedTuple):
+class Evaluation(NamedTuple):
   """What the network says of some points."""
 
   loss: Array  # [B]
@@ -65,7 +65,11 @@ class State(NamedTuple):
 
 
 def begin(
-  problem: Problem, row: Row, point: Array, seen: Seen, target: Array
+  problem: Problem,
+  row: Row,
+  point: Array,
+  evaluation: Evaluation,
+  target: Array,
 ) -> State:
   """Returns the state at the start of a phase."""
   size = point.shape[:1]
@@ -73,43 +77,43 @@ def begin(
   longest = share * problem.budget.epsilon * row.widening
   return State(
     adv=point,
-    fooled=seen.wrong,
+    fooled=evaluation.wrong,
     target=target,
     point=point,
-    gradient=seen.gradient,
+    gradient=evaluation.gradient,
     previous=point,
     best=point,
-    best_gradient=seen.gradient,
-    best_loss=seen.loss,
+    best_gradient=evaluation.gradient,
+    best_loss=evaluation.loss,
     step_size=jnp.broadcast_to(longest, size),
     # The reference program compares the first step's loss with 0, and never
     # halves for want of a gain at the first checkpoint.
     last_loss=jnp.zeros(size),
     rises=jnp.zeros(size, jnp.int32),
-    checked_loss=seen.loss,
+    checked_loss=evaluation.loss,
     halved=jnp.ones(size, bool),
     changed=l1.support(point - problem.image),
   )
 
 
-def record(state: State, point: Array, seen: Seen) -> State:
+def record(state: State, point: Array, evaluation: Evaluation) -> State:
   """Keeps what a step has brought."""
   best, best_gradient, best_loss = _where(
-    seen.loss > state.best_loss,
-    (point, seen.gradient, seen.loss),
+    evaluation.loss > state.best_loss,
+    (point, evaluation.gradient, evaluation.loss),
     (state.best, state.best_gradient, state.best_loss),
   )
   return state._replace(
-    adv=_where(seen.wrong, point, state.adv),
-    fooled=state.fooled | seen.wrong,
+    adv=_where(evaluation.wrong, point, state.adv),
+    fooled=state.fooled | evaluation.wrong,
     point=point,
-    gradient=seen.gradient,
+    gradient=evaluation.gradient,
     previous=state.point,
     best=best,
     best_gradient=best_gradient,
     best_loss=best_loss,
-    last_loss=seen.loss,
-    rises=state.rises + (seen.loss > state.last_loss),
+    last_loss=evaluation.loss,
+    rises=state.rises + (evaluation.loss > state.last_loss),
   )
 
 

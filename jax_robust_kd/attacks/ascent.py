@@ -4,12 +4,10 @@ One loop serves every attack and every method's inner maximization. A loss is
 always maximized; to go down, negate it.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
-from jax_robust_kd.core import Array, Ascent, UserError
+from jax_robust_kd.core import Array, Ascent, LossFn, UserError
 
 _TINY = 1e-12  # keeps the direction of a zero gradient finite
 
@@ -89,7 +87,7 @@ def start(
 
 def ascent(
   rng: Array,
-  loss_fn: Callable[[Array], Array],
+  loss_fn: LossFn,
   image: Array,
   *,
   norm: str,

@@ -7,16 +7,17 @@ from jax.tree_util import Partial
 import numpy as np
 
 from jax_robust_kd.attacks.ascent import check_norm
+from jax_robust_kd.attacks.batching import make_runner
+from jax_robust_kd.attacks.engine import Images, Result, run_jobs
 from jax_robust_kd.attacks.gradient import Budget
-from jax_robust_kd.attacks.jobs import plan
-from jax_robust_kd.attacks.programs import make_runner
-from jax_robust_kd.attacks.suite import Result, run_jobs
-from jax_robust_kd.core import UserError
+from jax_robust_kd.attacks.packing import Victim
+from jax_robust_kd.attacks.suites import plan
+from jax_robust_kd.core import LogitsFn, Progress, UserError
 from jax_robust_kd.runtime import parallel
 
 
 def autoattack(
-  apply: Callable,
+  apply: LogitsFn,
   image: np.ndarray,
   label: np.ndarray,
   *,
@@ -58,22 +59,16 @@ def autoattack(
   if not suite:
     raise UserError("suite=() attacks nothing; use ('autoattack',)")
   image, label = check_images(image, label)
-  budget = Budget(norm, epsilon, step_size=epsilon / 4)
-  jobs = plan(suite, budget)
+  jobs = plan(suite, Budget(norm, epsilon, step_size=epsilon / 4))
   network = _on_all_devices(apply)
   noisy = jobs[0].budget.num_eot > 1
-  num_classes = check_logits(network, image[:batch_size], label, noisy)
-  runner = make_runner(batch_size, len(label), image.shape[1:])
+  check_logits(network, image[:batch_size], label, noisy)
   return run_jobs(
     jobs,
-    network,
-    network,
-    lambda rows: image[rows],
-    label,
-    num_classes=num_classes,
-    seed=seed,
-    runner=runner._replace(say=show),
-    show=show,
+    Victim(network, network),
+    Images(lambda index: image[index], label),
+    seed,
+    make_runner(batch_size, len(label), image.shape[1:], Progress(show)),
   )
 
 
@@ -118,8 +113,8 @@ def _call(apply: Partial, *args) -> jax.Array:
 
 def check_logits(
   apply: Partial, image: np.ndarray, label: np.ndarray, noisy: bool = False
-) -> int:
-  """Refuses what cannot be attacked; returns the number of classes.
+) -> None:
+  """Refuses what cannot be attacked.
 
   Raises:
     UserError: one class, a label out of range, NaN, or probabilities.
@@ -144,4 +139,3 @@ def check_logits(
       'apply returns probabilities (each row sums to 1); return the logits, '
       'from before the softmax'
     )
-  return logits.shape[1]

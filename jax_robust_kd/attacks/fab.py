@@ -28,7 +28,7 @@ _ALPHA_MAX = 0.1  # largest share of the image's own projection
 _ETA = 1.05  # overshoots the hyperplane, so as to cross the boundary
 _BETA = 0.9  # share kept of a misclassified iterate's way from the image
 _SHORTEST = 1e-8  # of a projection, in the quotient of their lengths
-_PIECE = 25
+_CHUNK = 25
 _NUM_STEPS = 100  # where the budget names none
 
 
@@ -197,7 +197,7 @@ FAB = Stepwise(
   step=partial(_step, linearize=_untargeted),
   num_runs=lambda budget, num_classes: budget.num_restarts,
   num_steps=lambda budget: budget.num_steps or _NUM_STEPS,
-  piece=_PIECE,
+  chunk=_CHUNK,
 )
 FAB_T = Stepwise(
   init=partial(_init, targeted=True),
@@ -206,5 +206,5 @@ FAB_T = Stepwise(
     budget.num_restarts * _targets(budget, num_classes)
   ),
   num_steps=lambda budget: budget.num_steps or _NUM_STEPS,
-  piece=_PIECE,
+  chunk=_CHUNK,
 )

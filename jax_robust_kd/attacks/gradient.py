@@ -10,17 +10,15 @@ inside the ball and [0, 1]. With several restarts the one with the largest
 margin is kept, image by image.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jax_robust_kd.attacks.ascent import ascent, check_norm
-from jax_robust_kd.core import Array, UserError, fold_in
+from jax_robust_kd.core import Array, LogitsFn, UserError, fold_in
 from jax_robust_kd.losses import cross_entropy, kl_divergence, margin
 
-LogitsFn = Callable[[Array], Array]
 NUM_STEPS = 20  # of the attacks here, where the budget names none
 
 
@@ -63,7 +61,9 @@ def check_epsilon(epsilon: float) -> None:
     )
 
 
-def check_given(image: Array, budget: Budget, norms: tuple[str, ...]) -> None:
+def check_arguments(
+  image: Array, budget: Budget, norms: tuple[str, ...]
+) -> None:
   """Refuses what an attack would take in silence.
 
   Raises:
@@ -130,7 +130,7 @@ def cw(
 
 def _restarts(rng, loss_fn, logits_fn, image, label, budget):
   """Runs all restarts and keeps the largest margin, image by image."""
-  check_given(image, budget, ('linf', 'l2'))
+  check_arguments(image, budget, ('linf', 'l2'))
 
   def restart(best, index):
     best_adv, best_margin = best

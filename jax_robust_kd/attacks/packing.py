@@ -1,20 +1,27 @@
-"""Runs an attack on any number of images; those that have fallen leave it.
+"""Runs one attack on any number of images, and drops misclassified ones.
 
-Each image has its own key, so its fate does not hang on its neighbours.
+Each image has its own key, so its result does not depend on its neighbours.
 """
 
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
+import zlib
 
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 import numpy as np
 
+from jax_robust_kd.attacks.batching import Runner, make_program
 from jax_robust_kd.attacks.gradient import Budget
-from jax_robust_kd.attacks.programs import Runner, make_program
-from jax_robust_kd.attacks.stepwise import Problem, Stepwise, advance
+from jax_robust_kd.attacks.stepwise import (
+  PlainAttack,
+  Problem,
+  Stepwise,
+  advance,
+)
+from jax_robust_kd.attacks.suites import Job
 from jax_robust_kd.core import PyTree, image_keys
 from jax_robust_kd.losses import margin
 from jax_robust_kd.runtime import faults
@@ -23,7 +30,20 @@ _ROUNDING = 1e-6  # float32 rounding allowed outside of the ball
 _ORDERS = {'linf': np.inf, 'l2': 2, 'l1': 1}
 
 
-Key = Callable[[], jax.Array]
+class Victim(NamedTuple):
+  """A network under attack.
+
+  Both are image [B, H, W, C] -> logits [B, K] as `jax.tree_util.Partial`, whose
+  arrays are arguments of the compiled programs. With `budget.num_eot` above 1
+  they take keys [B] as second argument.
+
+  Attributes:
+    logits_fn: what is attacked, such as the network in bfloat16.
+    score_fn: what decides whether an image is misclassified; usually the same.
+  """
+
+  logits_fn: Partial
+  score_fn: Partial
 
 
 class Rows(NamedTuple):
@@ -32,16 +52,17 @@ class Rows(NamedTuple):
   Attributes:
     image: [N, H, W, C] float32 in [0, 1].
     label: [N] int32.
-    place: [N] int32, which image it is; its key is a fold of it.
+    row: [N] int32, index of each image in the data set; its key is a fold of
+      it.
   """
 
   image: np.ndarray
   label: np.ndarray
-  place: np.ndarray
+  row: np.ndarray
 
 
 class Attacked(NamedTuple):
-  """What an attack left of some images.
+  """The result of an attack.
 
   Attributes:
     adv: [N, H, W, C] float32.
@@ -52,25 +73,36 @@ class Attacked(NamedTuple):
   margin: np.ndarray
 
 
-def make_judge(budget: Budget, key: Key, runner: Runner) -> Callable:
-  """Builds the program (apply, rows) -> margin [N]."""
-  score = make_program('score', partial(_score, budget), runner)
-  return lambda apply, rows: score(apply, _scalars(key, 0), rows)
+Score = Callable[[Partial, Rows], np.ndarray]  # -> [N]
+RunAttack = Callable[[Victim, Rows], Attacked]
+FindAdv = Callable[[Partial, Rows], np.ndarray]  # -> [N, H, W, C]
+
+
+def make_score(budget: Budget, seed: int, runner: Runner) -> Score:
+  """Builds (score_fn, rows) -> margin [N], decided in full float32."""
+  program = make_program('score', partial(_score, budget), runner)
+  return lambda score_fn, rows: program(
+    score_fn, _scalars(seed, 'score', 0), rows
+  )
 
 
 def _score(budget: Budget, shared: tuple, rows: Rows) -> jax.Array:
   apply, scalars = shared
-  more = (_keys(scalars, rows),) if budget.num_eot > 1 else ()
-  return margin(apply(rows.image, *more), jnp.asarray(rows.label))
+  draws = (_keys(scalars, rows),) if budget.num_eot > 1 else ()
+  return margin(apply(rows.image, *draws), jnp.asarray(rows.label))
 
 
-def make_probe(budget: Budget, key: Key, runner: Runner) -> Callable:
-  """Builds (apply, rows) -> [N] bool: is the gradient by the image finite?"""
-  probe = make_program('gradient', partial(_probe, budget), runner, True)
-  return lambda apply, rows: probe(apply, _scalars(key, 0), rows)
+def make_gradient_check(budget: Budget, seed: int, runner: Runner) -> Score:
+  """Builds (logits_fn, rows) -> [N] bool: is the gradient finite?"""
+  program = make_program(
+    'gradient', partial(_gradient_is_finite, budget), runner, seldom=True
+  )
+  return lambda logits_fn, rows: program(
+    logits_fn, _scalars(seed, 'score', 0), rows
+  )
 
 
-def _probe(budget: Budget, shared: tuple, rows: Rows) -> jax.Array:
+def _gradient_is_finite(budget: Budget, shared: tuple, rows: Rows) -> jax.Array:
   gradient = jax.grad(
     lambda x: jnp.sum(_score(budget, shared, rows._replace(image=x)))
   )(rows.image)
@@ -78,63 +110,67 @@ def _probe(budget: Budget, shared: tuple, rows: Rows) -> jax.Array:
 
 
 def make_attack(
-  name: str,
-  attack: Callable | Stepwise | None,
-  budget: Budget,
-  key: Key,
-  judged: Callable,
-  runner: Runner,
-) -> Callable:
-  """Builds `run(apply, judge, rows) -> Attacked`; None is no attack at all.
-
-  `apply` is attacked and `judge` decides; both are image -> logits as
-  `jax.tree_util.Partial`, whose arrays are arguments of the programs. With
-  `budget.num_eot` above 1 both take keys [B] as second argument.
+  job: Job, seed: int, runner: Runner, score: Score | None = None
+) -> RunAttack:
+  """Builds (victim, rows) -> Attacked.
 
   Args:
-    name: of the column, for the log.
-    attack: plain, in pieces, or None.
-    budget: the threat model and the length.
-    key: () -> the key of the column.
-    judged: from `make_judge`.
-    runner: how programs are compiled and batches are cut.
+    job: the attack and its budget; no attack for 'clean'.
+    seed: seed of all random keys; an image's key is a fold of it, of the job's
+      column and of the image's index.
+    runner: batch size, devices and progress.
+    score: from `make_score`, to share its program; None builds one.
   """
-  if isinstance(attack, Stepwise):
-    find = _in_pieces(name, attack, budget, key, runner)
-  elif attack is None:
-    find = lambda apply, rows: rows.image  # noqa: E731
+  score = score or make_score(job.budget, seed, runner)
+  if isinstance(job.attack, Stepwise):
+    find_adv = _in_chunks(job, job.attack, seed, runner)
+  elif job.attack is None:
+    find_adv = lambda logits_fn, rows: rows.image  # noqa: E731
   else:
-    whole = partial(_whole, attack, budget)
-    program = make_program(name, whole, runner)
-    find = lambda apply, rows: program(apply, _scalars(key, 0), rows)  # noqa: E731
+    find_adv = _at_once(job, job.attack, seed, runner)
 
-  def run(apply: Partial, judge: Partial, rows: Rows) -> Attacked:
-    adv = find(apply, rows)
-    faults.point('attacked', column=name)
-    check_inside(adv, rows.image, budget.norm, budget.epsilon)
-    return Attacked(adv, judged(judge, rows._replace(image=adv)))
+  def run(victim: Victim, rows: Rows) -> Attacked:
+    adv = find_adv(victim.logits_fn, rows)
+    faults.point('attacked', column=job.column)
+    check_inside(adv, rows.image, job.budget.norm, job.budget.epsilon)
+    return Attacked(adv, score(victim.score_fn, rows._replace(image=adv)))
 
   return run
 
 
-def _scalars(key: Key, run: int) -> dict:
-  """What programs are told of the column and the run."""
-  own = jax.random.fold_in(key(), run)
-  return {'key': np.asarray(jax.random.key_data(own)), 'run': np.int32(run)}
+def _scalars(seed: int, column: str, run: int) -> dict:
+  """Returns what all images of a program share: the key and the run."""
+  # Not hash(): that differs from one process to the next.
+  key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(column.encode()))
+  key = jax.random.fold_in(key, run)
+  return {'key': np.asarray(jax.random.key_data(key)), 'run': np.int32(run)}
 
 
 def _keys(scalars: dict, rows: Rows) -> jax.Array:
   """One key per image, [n], of this column and run."""
   return image_keys(
-    jax.random.wrap_key_data(scalars['key']), jnp.asarray(rows.place)
+    jax.random.wrap_key_data(scalars['key']), jnp.asarray(rows.row)
+  )
+
+
+def _at_once(
+  job: Job, attack: PlainAttack, seed: int, runner: Runner
+) -> FindAdv:
+  """Builds (logits_fn, rows) -> adv of an attack that is one function."""
+  program = make_program(
+    job.column, partial(_whole, attack, job.budget), runner
+  )
+  return lambda logits_fn, rows: program(
+    logits_fn, _scalars(seed, job.column, 0), rows
   )
 
 
 def _whole(
-  attack: Callable, budget: Budget, shared: tuple, rows: Rows
+  attack: PlainAttack, budget: Budget, shared: tuple, rows: Rows
 ) -> jax.Array:
   apply, scalars = shared
-  return attack(_keys(scalars, rows), apply, rows.image, rows.label, budget)
+  image, label = jnp.asarray(rows.image), jnp.asarray(rows.label)
+  return attack(_keys(scalars, rows), apply, image, label, budget)
 
 
 def _problem(budget: Budget, shared: tuple, rows: Rows) -> Problem:
@@ -144,13 +180,13 @@ def _problem(budget: Budget, shared: tuple, rows: Rows) -> Problem:
   return Problem(rng, apply, image, label, budget, run)
 
 
-def _begin(
+def _start(
   attack: Stepwise, budget: Budget, shared: tuple, rows: Rows
 ) -> PyTree:
   return attack.init(_problem(budget, shared, rows))
 
 
-def _go(
+def _advance(
   attack: Stepwise, budget: Budget, shared: tuple, rows: tuple[Rows, PyTree]
 ) -> PyTree:
   span = shared[1]['first'], shared[1]['last']
@@ -158,61 +194,61 @@ def _go(
   return advance(attack, problem, rows[1], *span)
 
 
-def _in_pieces(
-  name: str, attack: Stepwise, budget: Budget, key: Key, runner: Runner
-) -> Callable:
-  """Builds (apply, rows) -> adv, which drops fallen images between pieces."""
-  begin, go = partial(_begin, attack, budget), partial(_go, attack, budget)
-  start = make_program(f'{name} (start)', begin, runner, seldom=True)
-  step = make_program(name, go, runner)
-  steps = attack.num_steps(budget)
+def _in_chunks(
+  job: Job, attack: Stepwise, seed: int, runner: Runner
+) -> FindAdv:
+  """Builds (logits_fn, rows) -> adv; misclassified images leave early."""
+  settings = attack, job.budget
+  start = make_program(
+    f'{job.column} (start)', partial(_start, *settings), runner, seldom=True
+  )
+  step = make_program(job.column, partial(_advance, *settings), runner)
 
   def run_once(apply, rows: Rows, number: int) -> tuple:
-    constants = _scalars(key, number)
-    state = start(apply, constants, rows)
-    for first, last in _spans(steps, attack.piece):
-      alive = np.flatnonzero(~state.fooled)
-      if not len(alive):
+    scalars = _scalars(seed, job.column, number)
+    state = start(apply, scalars, rows)
+    for first, last in _spans(attack.num_steps(job.budget), attack.chunk):
+      still_correct = np.flatnonzero(~state.fooled)
+      if not len(still_correct):
         break
-      part = jax.tree.map(lambda x: x[alive], (rows, state))
+      part = jax.tree.map(lambda x: x[still_correct], (rows, state))
       span = {'first': np.int32(first), 'last': np.int32(last)}
-      moved = step(apply, constants | span, part)
-      runner.tick((last - first) * len(rows.label))
-      state = jax.tree.map(lambda a, b: _put(a, alive, b), state, moved)
+      moved = step(apply, scalars | span, part)
+      runner.progress.tick((last - first) * len(rows.label))
+      state = jax.tree.map(lambda a, b: _put(a, still_correct, b), state, moved)
     return state.adv, state.fooled
 
-  def find(apply, rows: Rows) -> np.ndarray:
-    num_classes = jax.eval_shape(
-      lambda a, x: a(x, *_eot_keys(budget)), apply, rows.image[:1]
-    ).shape[-1]
-    adv, alive = rows.image.copy(), np.arange(len(rows.label))
-    for number in range(attack.num_runs(budget, num_classes)):
-      if not len(alive):
+  def find_adv(apply, rows: Rows) -> np.ndarray:
+    num_classes = count_classes(apply, rows.image[:1], job.budget)
+    adv, still_correct = rows.image.copy(), np.arange(len(rows.label))
+    for number in range(attack.num_runs(job.budget, num_classes)):
+      if not len(still_correct):
         break
-      part = jax.tree.map(lambda x: x[alive], rows)
-      found, fooled = run_once(apply, part, number)
-      adv[alive] = found
-      alive = alive[~fooled]
+      part = jax.tree.map(lambda x: x[still_correct], rows)
+      adv[still_correct], fooled = run_once(apply, part, number)
+      still_correct = still_correct[~fooled]
     return adv
 
-  return find
+  return find_adv
 
 
-def _spans(steps: int, piece: int) -> Iterator[tuple[int, int]]:
-  """Yields (first, last) step of each piece.
+def _spans(steps: int, chunk: int) -> Iterator[tuple[int, int]]:
+  """Yields the first step of each chunk, and the first one behind it.
 
-  A piece is as long as all before it: most images that fall do so early, and
-  one that has fallen waits no longer than it took.
+  A chunk is as long as all before it: most images are misclassified early, and
+  one that is misclassified waits no longer than it took.
   """
-  first, last = 0, min(piece, steps)
+  first, last = 0, min(chunk, steps)
   while first < steps:
     yield first, last
     first, last = last, min(2 * last, steps)
 
 
-def _eot_keys(budget: Budget) -> tuple:
-  one = jax.ShapeDtypeStruct((1,), jax.random.key(0).dtype)
-  return (one,) if budget.num_eot > 1 else ()
+def count_classes(logits_fn: Partial, image: np.ndarray, budget: Budget) -> int:
+  """Returns K; nothing is computed."""
+  key = jax.ShapeDtypeStruct((len(image),), jax.random.key(0).dtype)
+  draws = (key,) if budget.num_eot > 1 else ()
+  return jax.eval_shape(lambda f, *x: f(*x), logits_fn, image, *draws).shape[-1]
 
 
 def _put(x: np.ndarray, rows: np.ndarray, values: np.ndarray) -> np.ndarray:

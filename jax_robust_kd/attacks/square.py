@@ -231,5 +231,5 @@ SQUARE = Stepwise(
   ),
   num_runs=lambda budget, num_classes: budget.num_restarts,
   num_steps=lambda budget: budget.num_steps or _NUM_QUERIES,
-  piece=250,
+  chunk=250,
 )

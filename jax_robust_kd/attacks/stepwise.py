@@ -1,9 +1,9 @@
 """Attacks that can be stopped between any two steps.
 
-Long attacks are worth cutting into pieces: between two pieces the images that
-have fallen leave, and the others are packed closer (`suite`). Such an attack is
-a start and a step over a state with one row per image; `whole` joins them into
-a plain attack.
+A long attack runs in chunks of steps: misclassified images are dropped between
+chunks, and the others are packed into fewer batches (`packing`). Such an attack
+is a start and a step over a state with one row per image; `as_plain_attack`
+joins them into one function.
 """
 
 from collections.abc import Callable
@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jax_robust_kd.attacks.gradient import Budget, LogitsFn, check_given
-from jax_robust_kd.core import Array, fold_in
+from jax_robust_kd.attacks.gradient import Budget, check_arguments
+from jax_robust_kd.core import Array, LogitsFn, fold_in
 
 
 class Problem(NamedTuple):
-  """What an attack is given, one row per image.
+  """The arguments of an attack, one row per image.
 
   Attributes:
-    rng: [B] keys of this run.
+    rng: [B] keys of this run, one per image.
     logits_fn: [B, H, W, C] -> [B, K]; with `budget.num_eot` above 1 it takes
       keys [B] as second argument.
     image: [B, H, W, C] float32 in [0, 1].
@@ -38,7 +38,7 @@ class Problem(NamedTuple):
 
 
 class Stepwise(NamedTuple):
-  """An attack in pieces.
+  """An attack in steps.
 
   Its state is a NamedTuple of arrays, all [B, ...], among them `adv` [B, H, W,
   C], the point to report, inside the ball and [0, 1], and `fooled` [B] bool,
@@ -50,14 +50,19 @@ class Stepwise(NamedTuple):
     num_runs: (budget, num_classes) -> restarts times targets; each run starts
       from the image.
     num_steps: budget -> steps of a run.
-    piece: steps after which fallen images leave for the first time.
+    chunk: steps after which misclassified images are dropped first.
   """
 
   init: Callable[[Problem], Any]
   step: Callable[[Problem, Array, Any], Any]
   num_runs: Callable[[Budget, int], int]
   num_steps: Callable[[Budget], int]
-  piece: int
+  chunk: int
+
+
+# (rng, logits_fn, image, label, budget) -> adv, and the same in steps.
+PlainAttack = Callable[[Array, LogitsFn, Array, Array, Budget], Array]
+Attack = PlainAttack | Stepwise
 
 
 def advance(
@@ -73,20 +78,31 @@ def advance(
   )
 
 
-def whole(attack: Stepwise) -> Callable:
-  """Returns the plain attack: all runs, one after the other.
+def as_plain_attack(attack: Attack) -> PlainAttack:
+  """Returns an attack as one function, which runs all its runs in turn.
+
+  Args:
+    attack: in steps, or a function, which is returned as it is.
 
   Returns:
     (rng, logits_fn, image, label, budget) -> adv [B, H, W, C]: the first point
     that is misclassified, or that of the last run.
+
+  Example:
+    >>> pgd_or_square = as_plain_attack(ATTACKS['square'])
+    >>> budget = Budget('linf', 8 / 255, 2 / 255, num_steps=50)
+    >>> pgd_or_square(rng, logits_fn, image, label, budget).shape
+    (4, 8, 8, 3)
   """
+  if not isinstance(attack, Stepwise):
+    return attack
 
   def run_all(
     rng: Array, logits_fn: LogitsFn, image: Array, label: Array, budget: Budget
   ) -> Array:
-    check_given(image, budget, ('linf', 'l2', 'l1'))
-    more = (rng,) if budget.num_eot > 1 else ()
-    num_classes = jax.eval_shape(logits_fn, image, *more).shape[-1]
+    check_arguments(image, budget, ('linf', 'l2', 'l1'))
+    draws = (rng,) if budget.num_eot > 1 else ()
+    num_classes = jax.eval_shape(logits_fn, image, *draws).shape[-1]
 
     def run(best, number):
       adv, fooled = best
@@ -98,13 +114,8 @@ def whole(attack: Stepwise) -> Callable:
       keep = fooled[:, None, None, None]
       return (jnp.where(keep, adv, state.adv), fooled | state.fooled), None
 
-    nobody = jnp.zeros(len(image), bool)
+    nothing_yet = jnp.zeros(len(image), bool)
     runs = jnp.arange(attack.num_runs(budget, num_classes))
-    return jax.lax.scan(run, (image, nobody), runs)[0][0]
+    return jax.lax.scan(run, (image, nothing_yet), runs)[0][0]
 
   return run_all
-
-
-def plain(attack: Callable | Stepwise) -> Callable:
-  """Returns an entry of ATTACKS as (rng, logits_fn, image, label, budget)."""
-  return whole(attack) if isinstance(attack, Stepwise) else attack

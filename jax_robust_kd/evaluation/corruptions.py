@@ -39,7 +39,7 @@ def chosen(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def measure(
-  c: Config, network: networks.Network, show: Callable[[str], None]
+  c: Config, network: networks.Network, say: Callable[[str], None]
 ) -> dict[str, float]:
   """Returns the accuracy in percent on each corrupted test set of a config.
 
@@ -50,14 +50,14 @@ def measure(
   """
   accuracy = {}
   forward = networks.in_precision(network, 'float32')
-  score = evaluate.make_attack(
+  attack = evaluate.make_split_attack(
     forward, 'clean', make_budget(c), c.seed, c.eval.batch_size
   )
   for name in chosen(c.eval.corruptions):
     test = data.find_test(f'{c.data.name}_corrupted/{name}', c.data.data_dir)
     count = c.eval.num_examples or len(test.label)
     part = data.Split(test.image[:count], test.label[:count])
-    right = score(network.variables, part).margin < 0
-    accuracy[name] = 100 * float(np.mean(right))
-    show(f'{name} {accuracy[name]:.1f} %')
+    correct = attack(network.variables, part).margin < 0
+    accuracy[name] = 100 * float(np.mean(correct))
+    say(f'{name} {accuracy[name]:.1f} %')
   return accuracy

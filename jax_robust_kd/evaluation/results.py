@@ -1,14 +1,14 @@
 """What an evaluation leaves on disk: results.json and a line for each image."""
 
 import csv
-import hashlib
 from pathlib import Path
 import subprocess
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from jax_robust_kd import __version__, data, models, networks
+from jax_robust_kd import __version__, models, networks
 from jax_robust_kd.attacks import Result
 from jax_robust_kd.config import Config
 from jax_robust_kd.core import RunError
@@ -21,50 +21,58 @@ from jax_robust_kd.threat import threat_model
 _BY_PEOPLE = ('link', 'authors', 'venue', 'reported', 'external', 'unreliable')
 
 
-def write(
-  c: Config,
-  folder: Path,
-  network: networks.Network,
-  dataset: data.Dataset,
-  test: data.Split,
-  found: Result,
-  corrupted: dict[str, float],
-) -> None:
+class Evaluated(NamedTuple):
+  """A network, the images that it was evaluated on, and the result.
+
+  Attributes:
+    network: the network.
+    dataset: name of the data set.
+    label: [N] labels of the images.
+    data_sha256: digest of images and labels.
+    result: flags, margins and adversarial images.
+    corruptions: accuracy in percent on each corrupted test set.
+  """
+
+  network: networks.Network
+  dataset: str
+  label: np.ndarray
+  data_sha256: str
+  result: Result
+  corruptions: dict[str, float]
+
+
+def write(c: Config, folder: Path, evaluated: Evaluated) -> None:
   """Writes results.json and images.csv.
 
   Raises:
     RunError: they cannot be written.
   """
-  table = image_table(test, found)
+  table = image_table(evaluated.label, evaluated.result)
   write_csv(folder / 'images.csv', table)
-  card = make_card(c, network, dataset, found)
-  card['corruptions'] = corrupted
-  # The mean over all kinds and severities, as RobustBench's card has it.
-  all_of_them = corrupted.keys() == set(corruptions.ALL)
-  values = list(corrupted.values())
-  card['corruptions_acc'] = float(np.mean(values)) if all_of_them else None
+  card = make_card(c, evaluated)
   write_json(folder / 'results.json', {**card, 'images': table})
 
 
-def image_table(test: data.Split, found: Result) -> dict[str, list]:
+def image_table(label: np.ndarray, result: Result) -> dict[str, list]:
   """Returns columns: id, label, a flag and a margin for each attack.
 
   A flag is 1 where the image is still classified correctly; it and the margin
   are empty where an image was not attacked any more.
   """
-  label = np.asarray(test.label[np.arange(len(test.label))])
   table: dict[str, list] = {'id': list(range(len(label)))}
   table['label'] = label.tolist()
-  for name, margin in found.margin.items():
-    asked = ~np.isnan(margin)
-    flags = found.correct[name].astype(int).tolist()
-    table[name] = [f if a else None for f, a in zip(flags, asked, strict=True)]
-    table[f'{name} margin'] = [
-      round(float(m), 6) if a else None
-      for m, a in zip(margin, asked, strict=True)
-    ]
-  table['robust'] = found.correct['robust'].astype(int).tolist()
+  for name, margin in result.margin.items():
+    attacked = ~np.isnan(margin)
+    flags = result.correct[name].astype(int)
+    rounded = [round(float(m), 6) for m in margin]
+    table[name] = _where(attacked, flags.tolist())
+    table[f'{name} margin'] = _where(attacked, rounded)
+  table['robust'] = result.correct['robust'].astype(int).tolist()
   return table
+
+
+def _where(mask: np.ndarray, values: list) -> list:
+  return [v if m else None for v, m in zip(values, mask, strict=True)]
 
 
 def write_csv(path: Path, table: dict[str, list]) -> None:
@@ -86,9 +94,7 @@ def write_csv(path: Path, table: dict[str, list]) -> None:
     raise RunError(f'{path} cannot be written: {error.strerror}') from error
 
 
-def make_card(
-  c: Config, network: networks.Network, dataset: data.Dataset, found: Result
-) -> dict:
+def make_card(c: Config, evaluated: Evaluated) -> dict:
   """Returns the card of a run: all of RobustBench's keys, and more.
 
   What only people know of a run (where it was published, what others report of
@@ -97,15 +103,19 @@ def make_card(
   count those of a generator that saw that set alone, so the footnote names
   the file.
   """
-  count = len(found.correct['robust'])
-  robust = int(found.correct['robust'].sum())
+  network, correct = evaluated.network, evaluated.result.correct
+  count, robust = len(correct['robust']), int(correct['robust'].sum())
   norm, epsilon, _ = threat_model(c)
   accuracy = {
-    k: 100 * float(v.mean()) for k, v in found.correct.items() if k != 'robust'
+    k: 100 * float(v.mean()) for k, v in correct.items() if k != 'robust'
   }
+  # The mean over all kinds and severities, as RobustBench's card has it.
+  corrupted = evaluated.corruptions
+  complete = corrupted.keys() == set(corruptions.ALL)
+  mean = float(np.mean(list(corrupted.values()))) if complete else None
   return {
     'name': c.method.name,
-    'dataset': dataset.name,
+    'dataset': evaluated.dataset,
     'architecture': network.name,
     'parameters': models.num_params(network.variables['params']),
     'norm': norm,
@@ -128,9 +138,12 @@ def make_card(
     'seed': c.seed,
     'precision': _precision(c),
     'sha256': network.sha256,
+    'data_sha256': evaluated.data_sha256,
     'commit': commit(),
     'version': __version__,
     'jax': jax.__version__,
+    'corruptions': corrupted,
+    'corruptions_acc': mean,
   }
 
 
@@ -146,18 +159,10 @@ def _footnote(c: Config) -> str | None:
 
 
 def _precision(c: Config) -> str:
-  judged = 'float32, highest matmul precision'
+  scored = 'float32, highest matmul precision'
   if c.eval.attack_precision == 'float32':
-    return judged
-  return f'attacked in {c.eval.attack_precision}, re-scored in {judged}'
-
-
-def code() -> str:
-  """Returns a hash of this package's source, installed or not."""
-  root, text = Path(__file__).parents[1], hashlib.sha256()
-  for path in sorted(root.rglob('*.py')):
-    text.update(str(path.relative_to(root)).encode() + path.read_bytes())
-  return text.hexdigest()
+    return scored
+  return f'attacked in {c.eval.attack_precision}, re-scored in {scored}'
 
 
 def commit() -> str:
@@ -165,9 +170,9 @@ def commit() -> str:
   source = Path(__file__).parent
   command = ['git', '-C', str(source), 'describe', '--always', '--dirty=+']
   try:
-    found = subprocess.run(
+    described = subprocess.run(
       [*command, '--exclude=*'], capture_output=True, text=True, check=True
     )
   except (OSError, subprocess.CalledProcessError):
     return ''
-  return found.stdout.strip()
+  return described.stdout.strip()

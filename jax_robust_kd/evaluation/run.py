@@ -8,7 +8,8 @@ import numpy as np
 from jax_robust_kd import checks, data, networks
 from jax_robust_kd.attacks import Result
 from jax_robust_kd.config import Config
-from jax_robust_kd.evaluation import corruptions, evaluate, results
+from jax_robust_kd.core import Progress
+from jax_robust_kd.evaluation import corruptions, evaluate, results, store
 from jax_robust_kd.runtime import console, faults, processes
 from jax_robust_kd.runtime.files import write_json
 from jax_robust_kd.threat import make_budget
@@ -21,12 +22,18 @@ def evaluate_run(
   """Evaluates a trained run on test images; writes results.json."""
   faults.point('evaluate', label=label)
   network = networks.load_network(str(folder), dataset, c.eval.checkpoint)
-  test = test_images(c, dataset)
-  found = attack(c, folder, label, network, test)
+  test = test_split(c, dataset)
+  digest = store.data_sha256(test)
+  result = attack(c, folder, label, network, test, digest)
   corrupted = corruptions.measure(
     c, network, lambda text: console.say(f'{label}: corrupted by {text}')
   )
-  results.write(c, folder, network, dataset, test, found, corrupted)
+  labels = np.asarray(test.label[np.arange(len(test.label))])
+  results.write(
+    c,
+    folder,
+    results.Evaluated(network, dataset.name, labels, digest, result, corrupted),
+  )
   processes.barrier('evaluated')  # from here on the others may read it
 
 
@@ -39,14 +46,15 @@ def check_run(
     The worst level: 'green', 'amber' or 'red'.
   """
   network = networks.load_network(str(folder), dataset, c.eval.checkpoint)
-  test = test_images(c, dataset)
+  test = test_split(c, dataset)
+  images = evaluate.make_images(test)
   report = checks.run(
     Partial(
       evaluate.logits_of(networks.in_precision(network, 'float32')),
       network.variables,
     ),
-    evaluate.pixels(test, np.arange(len(test.label))),
-    np.asarray(test.label[np.arange(len(test.label))]),
+    images.pixels(np.arange(len(images.label))),
+    images.label,
     budget=make_budget(c),
     seed=c.seed,
     found=attack(c, folder, label, network, test),
@@ -63,7 +71,7 @@ def check_run(
   return checks.worst(report)
 
 
-def test_images(c: Config, dataset: data.Dataset) -> data.Split:
+def test_split(c: Config, dataset: data.Dataset) -> data.Split:
   """Returns the images to evaluate on, the first of the test split."""
   count = c.eval.num_examples or len(dataset.test.label)
   return data.Split(dataset.test.image[:count], dataset.test.label[:count])
@@ -75,43 +83,53 @@ def attack(
   label: str,
   network: networks.Network,
   test: data.Split,
+  data_sha256: str = '',
 ) -> Result:
-  """Runs the suite of a config, or reads what is on disk of it."""
-  budget = make_budget(c)
-  count = len(test.label)
-  # What is kept counts for the very same weights, attack and code only.
-  images = as_json(c)['data']
-  identity = (
-    f'{network.sha256} {budget} {count} {images} {c.seed} '
-    f'{c.eval.attack_precision} {results.code()}'
+  """Runs the suite of a config, or reads what is on disk of it.
+
+  Args:
+    c: the config.
+    folder: workdir of the run.
+    label: name of the run in messages.
+    network: the trained network.
+    test: the images.
+    data_sha256: their digest; '' computes it.
+  """
+  settings = evaluate.Settings(
+    tuple(c.eval.suite), make_budget(c), c.seed, c.eval.batch_size
   )
-  suite = tuple(c.eval.suite)
-  steps = evaluate.count_steps(suite, budget, network.num_classes)
-  text = f'{label}: {", ".join(suite)} on {count} test images'
-  attacked = None
-  if c.eval.attack_precision != 'float32':
-    attacked = networks.in_precision(network, c.eval.attack_precision)
-  behind = 0
-  with console.progress(f'{label} attacked', 0, steps * count) as update:
+  attacked, precision = None, c.eval.attack_precision
+  if precision != 'float32':
+    attacked = networks.in_precision(network, precision)
+  identity = store.identity(
+    network.sha256,
+    network.module,
+    data_sha256 or store.data_sha256(test),
+    settings.budget,
+    settings.seed,
+    precision,
+  )
+  forward = networks.in_precision(network, 'float32')
+  steps = evaluate.count_steps(
+    settings.suite, settings.budget, network.num_classes
+  )
+  total = steps * len(test.label)
+  done = 0
+  with console.progress(f'{label} attacked', 0, total) as update:
 
-    def tick(more: int) -> None:
-      nonlocal behind
-      behind += more
-      update(behind, 'steps')
+    def tick(steps: int) -> None:
+      nonlocal done
+      done += steps
+      update(done, 'steps')
 
-    console.say(f'{text}, at most {steps:,} steps each')
+    console.say(
+      f'{label}: {", ".join(settings.suite)} on {len(test.label)} test images, '
+      f'at most {steps:,} steps each'
+    )
     return evaluate.evaluate_suite(
-      forward=networks.in_precision(network, 'float32'),
-      variables=network.variables,
-      split=test,
-      suite=suite,
-      budget=budget,
-      seed=c.seed,
-      batch_size=c.eval.batch_size,
-      attack_forward=attacked,
-      folder=folder / 'attacked',
-      identity=identity,
-      keep_adv=c.eval.save_images,
-      show=lambda text: console.say(f'{label}: {text}'),
-      tick=tick,
+      evaluate.make_victim(forward, network.variables, attacked),
+      test,
+      settings,
+      store.Kept(folder / 'attacked', identity, c.eval.save_images),
+      Progress(lambda text: console.say(f'{label}: {text}'), tick),
     )

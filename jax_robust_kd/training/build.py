@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jax_robust_kd import config as config_lib
 from jax_robust_kd import data, models, threat
-from jax_robust_kd.attacks import SUITES, ascent, jobs
+from jax_robust_kd.attacks import SUITES, ascent, suites
 from jax_robust_kd.config import Config, check_arguments
 from jax_robust_kd.core import AXIS, ROBUST, Method, TrainState, UserError
 from jax_robust_kd.methods import METHODS
@@ -95,7 +95,7 @@ def _check_attacks(c: Config, mode: str) -> None:
     raise UserError("eval.suite=() attacks nothing; use such as ('pgd-20',)")
   for field, specs in (('attack', validates), ('suite', tuple(c.eval.suite))):
     try:
-      jobs.plan_keyless(specs, threat.make_budget(c))
+      suites.plan_deterministic(specs, threat.make_budget(c))
     except UserError as error:
       raise UserError(f'eval.{field}: {error}') from None
 

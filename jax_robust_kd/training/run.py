@@ -83,7 +83,7 @@ def _make_validate(
   """Builds state -> clean and robust accuracy on the validation images."""
   budget = make_budget(c)
   clean, attack = (
-    evaluate.make_attack(forward, spec, budget, c.seed, c.eval.batch_size)
+    evaluate.make_split_attack(forward, spec, budget, c.seed, c.eval.batch_size)
     for spec in ('clean', c.eval.attack)
   )
 

@@ -11,7 +11,7 @@ import pytest
 from jax_robust_kd.attacks import apgd
 from jax_robust_kd.attacks.apgd_schedule import schedule, windows
 from jax_robust_kd.attacks.gradient import Budget
-from jax_robust_kd.attacks.stepwise import Problem, advance, whole
+from jax_robust_kd.attacks.stepwise import Problem, advance, as_plain_attack
 from jax_robust_kd.core import image_keys
 from jax_robust_kd.losses import margin
 
@@ -110,7 +110,7 @@ def test_results_are_inside_and_fool(norm, name):
   problem = problem_of(norm, 10)
   budget = problem.budget._replace(num_restarts=2, num_targets=2)
   attack = jax.jit(
-    lambda rng: whole(ATTACKS[name])(
+    lambda rng: as_plain_attack(ATTACKS[name])(
       rng, problem.logits_fn, IMAGE, LABEL, budget
     )
   )

@@ -6,7 +6,7 @@ import numpy as np
 
 from jax_robust_kd.attacks.apgd_schedule import Row
 from jax_robust_kd.attacks.apgd_state import (
-  Seen,
+  Evaluation,
   begin,
   check_progress,
   check_sparsity,
@@ -20,11 +20,11 @@ IMAGE = jnp.full((2, 4, 5, 1), 0.5)
 KEYS = image_keys(jax.random.key(0), jnp.arange(2))
 
 
-def seen(loss, wrong=(False, False)) -> Seen:
+def seen(loss, wrong=(False, False)) -> Evaluation:
   """The gradient carries the loss, to be told apart later."""
   loss = jnp.asarray(loss, jnp.float32)
   gradient = jnp.ones_like(IMAGE) * loss[:, None, None, None]
-  return Seen(loss, gradient, jnp.asarray(wrong))
+  return Evaluation(loss, gradient, jnp.asarray(wrong))
 
 
 def problem_of(norm: str) -> Problem:

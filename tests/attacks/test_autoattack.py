@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from jax_robust_kd import attacks
-from jax_robust_kd.attacks import Budget, names, programs, suite
+from jax_robust_kd.attacks import Budget, batching, suites
 from jax_robust_kd.attacks.autoattack import check_images
-from jax_robust_kd.attacks.jobs import num_steps, plan
-from jax_robust_kd.attacks.packing import Rows
+from jax_robust_kd.attacks.packing import Rows, Victim, make_attack
+from jax_robust_kd.attacks.suites import num_steps, plan
 from jax_robust_kd.core import UserError
 
 IMAGES = 40
@@ -93,8 +93,8 @@ def test_packing_changes_no_image(spec):
   job = plan((spec,), Budget('linf', 0.05, 0.01))[-1]
   results = []
   for size in (IMAGES, 7, 3):
-    runner = programs.Runner(size)
-    results.append(suite.make_job(job, 0, runner)(apply, apply, rows))
+    runner = batching.Runner(size)
+    results.append(make_attack(job, 0, runner)(Victim(apply, apply), rows))
   first = results[0]
   assert 0 < (first.margin > 0).sum() < IMAGES
   for other in results[1:]:
@@ -116,8 +116,8 @@ def test_few_programs_are_compiled():
 def test_a_device_of_a_cpu_takes_as_many_images_whatever_their_number(
   num_devices, expected, monkeypatch
 ):
-  monkeypatch.setattr(programs.parallel, 'num_devices', lambda: num_devices)
-  runner = programs.make_runner(100, 200, (32, 32, 3))
+  monkeypatch.setattr(batching.parallel, 'num_devices', lambda: num_devices)
+  runner = batching.make_runner(100, 200, (32, 32, 3))
   assert runner.size == expected and runner.pool == 256
   assert runner.identity == '8 rows, pools of 256'
 
@@ -187,10 +187,10 @@ def test_two_devices_find_what_one_finds():
   rows = Rows(image, label.astype(np.int32), np.arange(IMAGES, dtype=np.int32))
   apply = Partial(golden_digits.logits_fn)
   job = plan(('apgd_ce-20',), Budget('linf', 0.05, 0.01))[-1]
-  two = programs.Devices(2, parallel.pmap_rows)
+  two = batching.Devices(2, parallel.pmap_rows)
   a, b = (
-    suite.make_job(job, 0, runner)(apply, apply, rows)
-    for runner in (programs.Runner(20), programs.Runner(20, two))
+    make_attack(job, 0, runner)(Victim(apply, apply), rows)
+    for runner in (batching.Runner(20), batching.Runner(20, two))
   )
   np.testing.assert_array_equal(a.margin > 0, b.margin > 0)
 
@@ -253,12 +253,12 @@ def test_few_classes(classes):
 
 
 def test_ten_classes_are_not_few():
-  given = [(job.attack, job.budget) for job in _jobs('autoattack', 'linf')]
+  jobs = plan(('autoattack',), Budget('linf', 0.1, 0.03))
   said = []
-  names.tell_few_classes(given, 10, said.append)
-  names.tell_few_classes([(None, given[0][1])], 2, said.append)
+  suites.check_num_classes(jobs, 10, said.append)
+  suites.check_num_classes(jobs[:1], 2, said.append)
   assert not said
-  names.tell_few_classes(given, 9, said.append)
+  suites.check_num_classes(jobs, 9, said.append)
   assert said == ['with 9 classes the number of targets is 8, not 9']
 
 

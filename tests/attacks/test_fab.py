@@ -12,7 +12,7 @@ import pytest
 from jax_robust_kd.attacks.fab import FAB, FAB_T
 from jax_robust_kd.attacks.gradient import Budget
 from jax_robust_kd.attacks.hyperplane import project
-from jax_robust_kd.attacks.stepwise import advance, whole
+from jax_robust_kd.attacks.stepwise import advance, as_plain_attack
 from jax_robust_kd.core import image_keys
 from jax_robust_kd.losses import margin
 
@@ -81,7 +81,9 @@ def test_targeted_equals_the_reference(norm, name, epsilon):
   budget = Budget(norm, epsilon, 0.0, num_steps=100, num_targets=3)
   keys = image_keys(jax.random.key(0), jnp.arange(32))
   attack = jax.jit(
-    lambda x, y: whole(FAB_T)(keys, golden_digits.logits_fn, x, y, budget)
+    lambda x, y: as_plain_attack(FAB_T)(
+      keys, golden_digits.logits_fn, x, y, budget
+    )
   )
   image = stored['x']
   adv = np.asarray(attack(image, jnp.asarray(stored['y'], jnp.int32)))
@@ -187,7 +189,7 @@ def test_two_classes(name, norm):
   nearest = 0.1 / np.linalg.norm(weight.ravel(), dual)
   keys = image_keys(jax.random.key(0), jnp.arange(3))
   budget = Budget(norm, 1.1 * nearest, 0.0, num_steps=20)
-  attack = whole(ATTACKS[name])
+  attack = as_plain_attack(ATTACKS[name])
   adv = attack(keys, logits_fn, image, label, budget)
   assert np.all(margin(logits_fn(adv), label) > 0)
   np.testing.assert_allclose(lengths(adv - image, norm), nearest, rtol=0.06)

@@ -24,7 +24,7 @@ from jax_robust_kd.attacks.square import (
   draw_step,
   update,
 )
-from jax_robust_kd.attacks.stepwise import Problem, advance, whole
+from jax_robust_kd.attacks.stepwise import Problem, advance, as_plain_attack
 from jax_robust_kd.core import image_keys
 from jax_robust_kd.losses import margin
 
@@ -271,7 +271,7 @@ def test_two_classes_and_five_pixels_a_side(norm, epsilon):
   logits_fn, image, label, _ = two_classes()
   keys = image_keys(jax.random.key(0), jnp.arange(3))
   budget = Budget(norm, epsilon, 0.0, num_steps=60)
-  adv = whole(SQUARE)(keys, logits_fn, image, label, budget)
+  adv = as_plain_attack(SQUARE)(keys, logits_fn, image, label, budget)
   assert np.all(margin(logits_fn(image), label) < 0)
   assert np.all(margin(logits_fn(adv), label) > 0)
   assert lengths(adv - image, norm).max() <= epsilon + 1e-6

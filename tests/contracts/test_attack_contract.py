@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_robust_kd.attacks import ATTACKS, Budget, find_attack, plain
+from jax_robust_kd.attacks import ATTACKS, Budget, as_plain_attack, find_attack
 from jax_robust_kd.attacks.packing import check_inside
 from jax_robust_kd.core import UserError, image_keys
 from jax_robust_kd.losses import margin
@@ -54,7 +54,9 @@ def test_attack(name, budget, victim):
   if name == 'square':  # its steps are queries
     budget = budget._replace(num_steps=300)
   attack = jax.jit(
-    lambda rng, x, y: plain(ATTACKS[name])(rng, logits_fn, x, y, budget)
+    lambda rng, x, y: as_plain_attack(ATTACKS[name])(
+      rng, logits_fn, x, y, budget
+    )
   )
   adv = attack(keys(0, 64), image, label)
   # Inside the ball and the box, deterministic for a key.

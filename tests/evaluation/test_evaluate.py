@@ -16,8 +16,10 @@ from jax_robust_kd.attacks import Budget, Result
 from jax_robust_kd.attacks.packing import check_inside
 from jax_robust_kd.config import load_config
 from jax_robust_kd.core import Output, UserError
-from jax_robust_kd.evaluation import evaluate, results
-from jax_robust_kd.evaluation.run import attack, test_images
+from jax_robust_kd.evaluation import evaluate, results, store
+from jax_robust_kd.evaluation.run import attack
+from jax_robust_kd.evaluation.run import test_split as evaluated_split
+from jax_robust_kd.evaluation.store import Kept
 from jax_robust_kd.training import build
 
 BUDGET = Budget('linf', 0.1, 0.03)
@@ -38,11 +40,16 @@ def grey(levels) -> data.Split:
 
 
 def run(split, suite=('pgd-20',), **more):
-  found = evaluate.evaluate_suite(
-      forward=brightness, variables={}, split=split, suite=suite,
-      budget=BUDGET, seed=0, batch_size=4, **more,
-  )  # fmt: skip
-  return found.correct
+  return evaluate_by(brightness, split, suite, **more).correct
+
+
+def evaluate_by(forward, split, suite, **kept):
+  return evaluate.evaluate_suite(
+    evaluate.make_victim(forward, {}),
+    split,
+    evaluate.Settings(suite, BUDGET, seed=0, batch_size=4),
+    Kept(**kept),
+  )
 
 
 def test_an_image_is_robust_exactly_within_the_margin():
@@ -77,7 +84,9 @@ def test_result_does_not_depend_on_the_batches(digits):
   forward, variables = network(0, 4)
   split = data.Split(digits.test.image[:30], digits.test.label[:30])
   a, b = (
-    evaluate.make_attack(forward, 'pgd-5', BUDGET, 0, size)(variables, split)
+    evaluate.make_split_attack(forward, 'pgd-5', BUDGET, 0, size)(
+      variables, split
+    )
     for size in (4, 16)
   )
   np.testing.assert_allclose(a.adv, b.adv, atol=1e-6)
@@ -144,7 +153,7 @@ def test_float32_products_are_exact_enough_in_evaluation(digits):
     return forward(variables, image, mode)
 
   split = data.Split(digits.test.image[:4], digits.test.label[:4])
-  evaluate.make_attack(spy, 'fgsm', BUDGET, 0, 4)(variables, split)
+  evaluate.make_split_attack(spy, 'fgsm', BUDGET, 0, 4)(variables, split)
   assert set(seen) == {'highest'}
 
 
@@ -154,14 +163,11 @@ def test_a_suite_goes_on_where_it_was_killed(kept, tmp_path, monkeypatch):
   split = grey(np.linspace(0, 255, 600))
 
   def attack(folder):
-    return evaluate.evaluate_suite(
-        forward=brightness, variables={}, split=split, batch_size=4,
-        suite=('apgd_ce-4',), budget=BUDGET, seed=0, folder=folder,
-    )  # fmt: skip
+    return evaluate_by(brightness, split, ('apgd_ce-4',), folder=folder)
 
   whole = attack(tmp_path / 'whole')
   assert len(list((tmp_path / 'whole').iterdir())) == 6  # 2 columns, 3 pools
-  save, left = evaluate._save, [kept]
+  save, left = store._save, [kept]
 
   def killed(*args):
     if not left[0]:
@@ -169,10 +175,10 @@ def test_a_suite_goes_on_where_it_was_killed(kept, tmp_path, monkeypatch):
     left[0] -= 1
     save(*args)
 
-  monkeypatch.setattr(evaluate, '_save', killed)
+  monkeypatch.setattr(store, '_save', killed)
   with pytest.raises(KeyboardInterrupt):
     attack(tmp_path / 'other')
-  monkeypatch.setattr(evaluate, '_save', save)
+  monkeypatch.setattr(store, '_save', save)
   jax.tree.map(np.testing.assert_array_equal, whole, attack(tmp_path / 'other'))
 
 
@@ -230,7 +236,7 @@ def test_draws_of_networks_that_draw_nothing_are_refused():
   with pytest.raises(UserError, match="have none; use 'autoattack'"):
     run(split, ('autoattack_rand',))
   with pytest.raises(UserError, match="have none; use 'autoattack'"):
-    evaluate.make_attack(brightness, 'autoattack_rand', BUDGET, 0, 4)
+    evaluate.make_split_attack(brightness, 'autoattack_rand', BUDGET, 0, 4)
 
 
 def test_a_network_of_one_class_is_refused():
@@ -239,11 +245,7 @@ def test_a_network_of_one_class_is_refused():
     return found._replace(logits=found.logits[:, :1])
 
   with pytest.raises(UserError, match='1 class; .* at least 2'):
-    evaluate.evaluate_suite(
-        forward=one_class,
-        variables={}, split=grey([0, 1]), suite=('fgsm',), budget=BUDGET,
-        seed=0, batch_size=4,
-    )  # fmt: skip
+    evaluate_by(one_class, grey([0, 1]), ('fgsm',))
 
 
 def test_logits_that_are_not_finite_are_refused():
@@ -255,10 +257,7 @@ def test_logits_that_are_not_finite_are_refused():
     )
 
   with pytest.raises(UserError, match='logits of image 2 are not finite'):
-    evaluate.evaluate_suite(
-        forward=poisoned, variables={}, split=grey([0, 120, 255, 20, 255]),
-        suite=('fgsm',), budget=BUDGET, seed=0, batch_size=4,
-    )  # fmt: skip
+    evaluate_by(poisoned, grey([0, 120, 255, 20, 255]), ('fgsm',))
 
 
 def test_a_run_with_broken_weights_is_refused(
@@ -288,7 +287,7 @@ def test_attacked_in_bfloat16_and_decided_in_float32(tmp_path, digits):
   c = a_config(
     eval_attack_precision='bfloat16', eval_suite=('fgsm',), eval_num_examples=64
   )
-  split = test_images(c, digits)
+  split = evaluated_split(c, digits)
   image = evaluate.pixels(split, np.arange(64))
   label = np.asarray(network.forward(network.variables, image, 'eval').logits)
   split = split._replace(label=label.argmax(1).astype(np.int32))
@@ -337,9 +336,15 @@ def some_result():
   return Result(correct, margins, {})
 
 
+def evaluated(network, dataset) -> results.Evaluated:
+  label = dataset.test.label[:4]
+  return results.Evaluated(
+    network, dataset.name, label, 'def', some_result(), {}
+  )
+
+
 def test_image_table_by_hand(tmp_path):
-  split = data.Split(np.zeros((4, 2, 2, 1)), np.array([3, 1, 4, 1]))
-  table = results.image_table(split, some_result())
+  table = results.image_table(np.array([3, 1, 4, 1]), some_result())
   assert table == {
     'id': [0, 1, 2, 3],
     'label': [3, 1, 4, 1],
@@ -373,7 +378,7 @@ def test_card_by_hand(digits):
     'some_net', lambda *_: None, {'params': weights}, 10, 'abc', 7, 'pgd'
   )
   c = a_config(eval_threat='linf_8_255')
-  card = results.make_card(c, network, digits, some_result())
+  card = results.make_card(c, evaluated(network, digits))
   assert card.keys() >= ROBUSTBENCH
   expected = {
     'name': 'pgd_at', 'dataset': 'digits', 'architecture': 'some_net',
@@ -385,7 +390,8 @@ def test_card_by_hand(digits):
     'number_forward_passes': 1, 'additional_data': False, 'footnote': None,
     'link': None, 'authors': None, 'venue': None, 'reported': None,
     'external': None, 'unreliable': None, 'checkpoint_step': 7,
-    'chosen_by': 'pgd', 'sha256': 'abc', 'seed': 0,
+    'chosen_by': 'pgd', 'sha256': 'abc', 'data_sha256': 'def', 'seed': 0,
+    'corruptions': {}, 'corruptions_acc': None,
   }  # fmt: skip
   assert {key: card[key] for key in expected} == expected
   # z^2 = 3.8416: (1/4 + z^2/8 -+ z sqrt(3/64 + z^2/64)) / (1 + z^2/4)
@@ -401,7 +407,7 @@ def test_a_card_tells_of_extra_data(digits):
   network = networks.Network('n', lambda *_: None, {'params': {}}, 10)
   c = a_config()
   c.data.extra.update(file='some/where/edm_1m.npz', share=0.7, labels='teacher')
-  card = results.make_card(c, network, digits, some_result())
+  card = results.make_card(c, evaluated(network, digits))
   assert card['additional_data'] is True
   assert card['footnote'] == (
     "70 % of each batch are images of edm_1m.npz, with the teacher's labels."

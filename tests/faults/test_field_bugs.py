@@ -21,8 +21,8 @@ import pytest
 
 from jax_robust_kd import config as config_lib
 from jax_robust_kd import data, main, models, threat
-from jax_robust_kd.attacks import ATTACKS, Budget, ascent, plain
-from jax_robust_kd.attacks.jobs import plan
+from jax_robust_kd.attacks import ATTACKS, Budget, as_plain_attack, ascent
+from jax_robust_kd.attacks.suites import plan
 from jax_robust_kd.core import (
   AXIS,
   Ascent,
@@ -428,13 +428,9 @@ def test_bug09_evaluation_sees_every_image(digits):
   assert expected[96:].sum() > 0  # the last ones matter
   for batch_size in (16, 64, 128):  # none divides 101
     found = evaluate.evaluate_suite(
-      forward=linear,
-      variables=jnp.asarray(weight),
-      split=test,
-      suite=('fgsm',),
-      budget=Budget('linf', 1e-6, 1e-6),
-      seed=0,
-      batch_size=batch_size,
+      evaluate.make_victim(linear, jnp.asarray(weight)),
+      test,
+      evaluate.Settings(('fgsm',), Budget('linf', 1e-6, 1e-6), 0, batch_size),
     )
     np.testing.assert_array_equal(found.correct['clean'], expected)
     assert found.correct['robust'].shape == (101,)
@@ -482,7 +478,7 @@ def test_bug11_an_attack_is_a_pure_function_of_its_key(name, digits):
   @jax.jit
   def attack(key):
     keys = image_keys(key, jnp.arange(8))
-    return plain(ATTACKS[name])(
+    return as_plain_attack(ATTACKS[name])(
       keys, lambda x: x.reshape(8, -1) @ weight, image, label, budget
     )
 

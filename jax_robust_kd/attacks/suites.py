@@ -1,4 +1,4 @@
-"""Attacks and suites by name.
+"""Attacks and suites by name, and the jobs that a suite runs.
 
 The suites have attacks, order, restarts, targets, steps and draws of the
 versions 'standard', 'plus' and 'rand' of the reference program,
@@ -16,17 +16,24 @@ both outside of 'standard':
 from collections.abc import Callable
 import difflib
 import re
-from typing import Any
+from typing import NamedTuple
 
 from jax_robust_kd.attacks.apgd import APGD_CE, APGD_DLR, APGD_T
 from jax_robust_kd.attacks.fab import FAB, FAB_T
-from jax_robust_kd.attacks.gradient import Budget, cw, fgsm, kl_pgd, pgd
+from jax_robust_kd.attacks.gradient import (
+  NUM_STEPS,
+  Budget,
+  check_epsilon,
+  cw,
+  fgsm,
+  kl_pgd,
+  pgd,
+)
 from jax_robust_kd.attacks.square import SQUARE
-from jax_robust_kd.attacks.stepwise import Stepwise
+from jax_robust_kd.attacks.stepwise import Attack, Stepwise
 from jax_robust_kd.core import UserError
 
-# Plain functions, and attacks in pieces.
-ATTACKS: dict[str, Any] = {
+ATTACKS: dict[str, Attack] = {
   'apgd_ce': APGD_CE,
   'apgd_dlr': APGD_DLR,
   'apgd_t': APGD_T,
@@ -46,7 +53,7 @@ _KNOW_L1 = sorted(k for k, v in ATTACKS.items() if isinstance(v, Stepwise))
 _SPEC = re.compile(r'([a-z_]+)(?:-(\d+)(?:x(\d+))?)?')
 
 
-def find_attack(spec: str, budget: Budget) -> tuple[Any, Budget]:
+def find_attack(spec: str, budget: Budget) -> tuple[Attack, Budget]:
   """Reads an attack as papers write it: 'fgsm', 'pgd-20', 'square-500'.
 
   Args:
@@ -64,8 +71,8 @@ def find_attack(spec: str, budget: Budget) -> tuple[Any, Budget]:
   match = _SPEC.fullmatch(spec)
   if not match or match[1] not in ATTACKS:
     known = [*ATTACKS, *SUITES]
-    near = difflib.get_close_matches(spec.split('-')[0], known)
-    hint = f'did you mean {near[0]!r}?' if near else f'known: {sorted(known)}'
+    close = difflib.get_close_matches(spec.split('-')[0], known)
+    hint = f'did you mean {close[0]!r}?' if close else f'known: {sorted(known)}'
     raise UserError(
       f'attack {spec!r} is unknown; write NAME, NAME-STEPS or '
       f'NAME-STEPSxRESTARTS such as pgd-20; {hint}'
@@ -126,7 +133,7 @@ def _rand(budget: Budget) -> list[tuple[str, Budget]]:
   return [('apgd_ce', draws), ('apgd_dlr', draws)]
 
 
-# Name -> budget -> (attack, its budget), each on the survivors of those before.
+# Name -> budget -> (attack, its budget), each on what is still correct.
 SUITES: dict[str, Callable[[Budget], list[tuple[str, Budget]]]] = {
   'autoattack': _standard,
   'autoattack_plus': _plus,
@@ -134,17 +141,93 @@ SUITES: dict[str, Callable[[Budget], list[tuple[str, Budget]]]] = {
 }
 
 
-def tell_few_classes(
-  attacks: list[tuple[Any, Budget]],
-  num_classes: int,
-  show: Callable[[str], None],
-) -> None:
-  """Says in one sentence what few classes change, if anything.
+class Job(NamedTuple):
+  """One column of the result.
+
+  Attributes:
+    column: its name, such as 'pgd-20' or 'autoattack.apgd_t'.
+    attack: a function, an attack in steps, or None for 'clean'.
+    budget: the threat model and the length.
+    after: columns; an image is attacked if it is still correct in all of them.
+  """
+
+  column: str
+  attack: Attack | None
+  budget: Budget
+  after: tuple[str, ...]
+
+
+def plan(suite: tuple[str, ...], budget: Budget) -> list[Job]:
+  """Returns the jobs of a suite, 'clean' first.
 
   Args:
-    attacks: entries of ATTACKS, or None, and their budgets.
+    suite: attacks such as 'pgd-20' or 'square-500', and names of SUITES.
+    budget: the threat model.
+
+  Raises:
+    UserError: an unknown name, or a radius of 0 or less.
+  """
+  check_epsilon(budget.epsilon)
+  jobs = []
+  for spec in suite:
+    if spec not in SUITES:
+      jobs.append(Job(spec, *find_attack(spec, budget), ('clean',)))
+      continue
+    before = ('clean',)
+    for name, parts in SUITES[spec](budget):
+      column = f'{spec}.{name}'
+      jobs.append(Job(column, *find_attack(name, parts), before))
+      before = (*before, column)
+  draws = {job.budget.num_eot for job in jobs} or {budget.num_eot}
+  if len(draws) > 1:
+    raise UserError(
+      f'suite {suite} mixes attacks on networks with and without randomness; '
+      "evaluate 'autoattack_rand' alone"
+    )
+  clean = Job('clean', None, budget._replace(num_eot=draws.pop()), ())
+  return [clean, *jobs]
+
+
+def plan_deterministic(suite: tuple[str, ...], budget: Budget) -> list[Job]:
+  """Plans attacks on networks without randomness.
+
+  Raises:
+    UserError: as `plan`, or a suite that averages over draws.
+  """
+  for spec in suite:
+    parts = SUITES[spec](budget) if spec in SUITES else []
+    if any(part.num_eot > 1 for _, part in parts):
+      raise UserError(
+        f'suite {spec!r} averages over draws of a network with randomness, and '
+        "these networks have none; use 'autoattack'"
+      )
+  return plan(suite, budget)
+
+
+def needs_gradient(job: Job) -> bool:
+  """Returns whether a job differentiates the network."""
+  return job.attack not in (None, ATTACKS['square'])
+
+
+def num_steps(job: Job, num_classes: int) -> int:
+  """Returns the steps that a job takes at most for each image."""
+  if job.attack in (None, fgsm):
+    return 1
+  if isinstance(job.attack, Stepwise):
+    runs = job.attack.num_runs(job.budget, num_classes)
+    return runs * job.attack.num_steps(job.budget)
+  return job.budget.num_restarts * (job.budget.num_steps or NUM_STEPS)
+
+
+def check_num_classes(
+  jobs: list[Job], num_classes: int, say: Callable[[str], None]
+) -> None:
+  """Refuses a single class, and says in one sentence what few classes change.
+
+  Args:
+    jobs: from `plan`.
     num_classes: K.
-    show: told the sentence.
+    say: text -> None, told the sentence where there is one.
 
   Raises:
     UserError: fewer than two classes.
@@ -154,14 +237,15 @@ def tell_few_classes(
       f'the network has {num_classes} class; only one of at least 2 classes '
       'can be attacked'
     )
-  given = [own for own, _ in attacks]
+  planned = [job.attack for job in jobs]
   replaced = [
     name
     for name, least in _LEAST_CLASSES.items()
-    if num_classes < least and ATTACKS[name] in given
+    if num_classes < least and ATTACKS[name] in planned
   ]
   targets = max(
-    (b.num_targets for own, b in attacks if own in (APGD_T, FAB_T)), default=0
+    (job.budget.num_targets for job in jobs if job.attack in (APGD_T, FAB_T)),
+    default=0,
   )
   changes = []
   if replaced:
@@ -172,4 +256,4 @@ def tell_few_classes(
   if targets > num_classes - 1:
     changes.append(f'the number of targets is {num_classes - 1}, not {targets}')
   if changes:
-    show(f'with {num_classes} classes ' + ', and '.join(changes))
+    say(f'with {num_classes} classes ' + ', and '.join(changes))
