@@ -103,7 +103,7 @@ def identity(*settings: object) -> str:
     *settings: all else that decides flags, such as the digests of the network
       and of the images, the budget and the seed, in a fixed order.
   """
-  text = [*map(str, settings), code_sha256(), jax.__version__, _platform()]
+  text = [*map(str, settings), code_sha256(_ROOT), jax.__version__, _platform()]
   return hashlib.sha256('\n'.join(text).encode()).hexdigest()
 
 
@@ -126,8 +126,8 @@ def data_sha256(split: data.Split) -> str:
 
 
 @functools.cache
-def code_sha256(root: Path = _ROOT) -> str:
-  """Returns the digest of the code that decides flags, without its prose."""
+def code_sha256(root: Path) -> str:
+  """Returns the digest of a package's code that decides flags."""
   digest = hashlib.sha256()
   for name in _CODE:
     path = root / name
