@@ -96,7 +96,10 @@ def ascent(
   num_steps: int,
   init: str,
 ) -> Ascent:
-  """Ascends `loss_fn` from `image` inside the ball (Madry et al. 2018, PGD).
+  """Ascends `loss_fn` from `image` inside the ball (PGD, Madry et al. 2018).
+
+  x_{t+1} = project(x_t + step_size direction(grad loss(x_t))), with the sign
+  as direction in l_inf and grad / |grad| in l_2.
 
   Args:
     rng: [B] keys, one per image.
@@ -105,7 +108,7 @@ def ascent(
     image: [B, H, W, C] float32 in [0, 1].
     norm: 'linf' or 'l2'.
     epsilon: radius in pixel range 0-1.
-    step_size: length of a step, same unit as epsilon.
+    step_size: length of a step, in the unit of epsilon.
     num_steps: number of steps, >= 1.
     init: 'zero', 'uniform' or 'gaussian', see `start`.
 
@@ -113,7 +116,14 @@ def ascent(
     The last iterate and the whole path; no gradient flows into either.
 
   Raises:
-    UserError: another norm.
+    UserError: an unknown norm.
+
+  Examples:
+    >>> away = lambda x: jnp.sum((x - image) ** 2, axis=(1, 2, 3))
+    >>> result = ascent(rng, away, image, norm='linf', epsilon=0.1,
+    ...                 step_size=0.05, num_steps=3, init='uniform')
+    >>> result.path.shape
+    (3, 4, 8, 8, 3)
   """
   check_norm(norm, ('linf', 'l2'))
   gradient = jax.grad(lambda x: jnp.sum(loss_fn(x)))

@@ -89,7 +89,9 @@ def make_score(budget: Budget, seed: int, runner: Runner) -> Score:
 def _score(budget: Budget, shared: tuple, rows: Rows) -> jax.Array:
   apply, scalars = shared
   draws = (_keys(scalars, rows),) if budget.num_eot > 1 else ()
-  return margin(apply(rows.image, *draws), jnp.asarray(rows.label))
+  logits = apply(rows.image, *draws)
+  logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+  return margin(logits, jnp.asarray(rows.label))
 
 
 def make_gradient_check(budget: Budget, seed: int, runner: Runner) -> Score:

@@ -88,10 +88,9 @@ def as_plain_attack(attack: Attack) -> PlainAttack:
     (rng, logits_fn, image, label, budget) -> adv [B, H, W, C]: the first point
     that is misclassified, or that of the last run.
 
-  Example:
-    >>> pgd_or_square = as_plain_attack(ATTACKS['square'])
-    >>> budget = Budget('linf', 8 / 255, 2 / 255, num_steps=50)
-    >>> pgd_or_square(rng, logits_fn, image, label, budget).shape
+  Examples:
+    >>> square = as_plain_attack(ATTACKS['square'])
+    >>> square(rng, logits_fn, image, label, budget).shape
     (4, 8, 8, 3)
   """
   if not isinstance(attack, Stepwise):

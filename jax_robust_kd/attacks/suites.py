@@ -67,6 +67,11 @@ def find_attack(spec: str, budget: Budget) -> tuple[Attack, Budget]:
   Raises:
     UserError: the name is not in ATTACKS, the form is wrong, or the attack
       does not know the norm.
+
+  Examples:
+    >>> attack, longer = find_attack('pgd-50x10', budget)
+    >>> attack is ATTACKS['pgd'], longer.num_steps, longer.num_restarts
+    (True, 50, 10)
   """
   match = _SPEC.fullmatch(spec)
   if not match or match[1] not in ATTACKS:

@@ -2,6 +2,7 @@
 
 import functools
 
+from flax import nnx
 from helpers import golden_digits
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from jax_robust_kd.attacks import Budget, batching, suites
 from jax_robust_kd.attacks.autoattack import check_images
 from jax_robust_kd.attacks.packing import Rows, Victim, make_attack
 from jax_robust_kd.attacks.suites import num_steps, plan
-from jax_robust_kd.core import UserError
+from jax_robust_kd.core import Output, UserError
 
 IMAGES = 40
 
@@ -409,12 +410,109 @@ def test_networks_that_cannot_be_attacked(apply, match):
     ({'norm': 'l3'}, "norm='l3'"),
     ({'suite': ('apgd',)}, "'apgd'"),
     ({'suite': ()}, r'suite=\(\) attacks nothing'),
+    ({'suite': ''}, "suite='' attacks nothing"),
     ({'norm': 'l1', 'suite': ('pgd-5',)}, 'no l1 version'),
   ],
 )
 def test_arguments_that_do_not_fit(more, match):
   with pytest.raises(UserError, match=match):
     run(**more)
+
+
+def with_features(x):
+  return golden_digits.logits_fn(x), x
+
+
+def in_a_dict(x):
+  return {'logits': golden_digits.logits_fn(x)}
+
+
+def as_output(x):
+  return Output(golden_digits.logits_fn(x), {}, {})
+
+
+@pytest.mark.parametrize(
+  'apply,remedy',
+  [
+    (with_features, 'lambda x: apply(x)[0]'),
+    (in_a_dict, "lambda x: apply(x)['logits']"),
+    (as_output, 'lambda x: apply(x).logits'),
+  ],
+)
+def test_logits_alone_are_asked_for(apply, remedy):
+  with pytest.raises(UserError, match='logits alone') as error:
+    run(apply)
+  assert str(error.value).endswith(f'such as {remedy}')
+
+
+def test_channels_first_are_refused():
+  image = np.zeros((2, 3, 32, 32), np.float32)
+  with pytest.raises(UserError, match=r'transpose\(0, 2, 3, 1\)'):
+    check_images(image, np.zeros(2, int))
+  check_images(np.zeros((2, 3, 4, 4), np.float32), np.zeros(2, int))  # tiny
+
+
+class InTraining(nnx.Module):
+  """BatchNorm in front of the golden network, in training mode."""
+
+  def __init__(self):
+    self.norm = nnx.BatchNorm(1, rngs=nnx.Rngs(0))
+
+  def __call__(self, x):
+    return golden_digits.logits_fn(self.norm(x))
+
+
+def test_a_model_in_training_mode_is_refused():
+  model = InTraining()
+  with pytest.raises(UserError, match=r'call model\.eval\(\)'):
+    run(model)
+  model.eval()
+  assert run(model, suite='fgsm', count=4).correct['robust'].shape == (4,)
+
+
+def test_coarse_logits_are_said_and_decided_in_float32():
+  """Two wrong classes that tie in bfloat16's difference, not in float32's."""
+  said = []
+
+  def coarse(x):
+    # 1.0 and 256: their difference, 255, is rounded to 255 or 256.
+    logits = jnp.zeros((len(x), 10)).at[:, 0].set(256.0).at[:, 1].set(1.0)
+    return logits.astype(jnp.bfloat16) + 0 * jnp.sum(x).astype(jnp.bfloat16)
+
+  image, _ = digits()
+  result = attacks.autoattack(
+    coarse, image[:4], np.ones(4, int), epsilon=0.1, suite='fgsm',
+    show=said.append,
+  )  # fmt: skip
+  assert any('bfloat16 logits' in text for text in said)
+  np.testing.assert_array_equal(result.margin['clean'], 255.0)
+  assert result.margin['clean'].dtype == np.float32
+
+
+def test_a_radius_and_a_suite_as_text():
+  text = run(suite='pgd-5', epsilon='8/255', count=8)
+  number = run(suite=('pgd-5',), epsilon=8 / 255, count=8)
+  assert text.correct.keys() == {'clean', 'pgd-5', 'robust'}
+  jax.tree.map(np.testing.assert_array_equal, text, number)
+  with pytest.raises(UserError, match="epsilon='8/O55' is not a number"):
+    run(epsilon='8/O55')
+
+
+def test_a_model_may_say_how_it_travels():
+  class Model:
+    def __init__(self, weight):
+      self.weight = weight
+
+    def as_partial(self):
+      return Partial(linear, self.weight)
+
+  weight, _ = two_weights()
+  first = run(Model(weight), suite='fgsm', count=8)
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    first,
+    run(Partial(linear, weight), suite='fgsm', count=8),
+  )
 
 
 def test_square_needs_no_gradient():
