@@ -20,7 +20,7 @@ from jax_robust_kd.attacks.engine import Images, run_jobs
 from jax_robust_kd.attacks.packing import Attacked, Rows, Victim, make_attack
 from jax_robust_kd.attacks.suites import num_steps, plan_deterministic
 from jax_robust_kd.core import SILENT, Forward, Progress, PyTree
-from jax_robust_kd.evaluation.store import NOT_KEPT, Kept, open_store
+from jax_robust_kd.evaluation.store import NO_FOLDER, Folder, open_store
 from jax_robust_kd.runtime import parallel
 
 AttackSplit = Callable[..., Attacked]  # (variables, split, index=None)
@@ -118,7 +118,7 @@ def evaluate_suite(
   victim: Victim,
   split: data.Split,
   settings: Settings,
-  kept: Kept = NOT_KEPT,
+  folder: Folder = NO_FOLDER,
   progress: Progress = SILENT,
 ) -> Result:
   """Runs a suite on a network, and keeps on disk what is done.
@@ -127,7 +127,7 @@ def evaluate_suite(
     victim: the network, from `make_victim`.
     split: the images.
     settings: suite, threat model, seed and batch size.
-    kept: a folder; an evaluation that is started again goes on from there.
+    folder: keeps results; the same evaluation goes on from there.
     progress: told what was compiled, what has come out, and how many of the
       steps of `count_steps` are done.
 
@@ -144,7 +144,7 @@ def evaluate_suite(
     images,
     settings.seed,
     runner,
-    open_store(kept, runner.identity),
+    open_store(folder, runner.identity),
   )
 
 

@@ -130,6 +130,6 @@ def attack(
       evaluate.make_victim(forward, network.variables, attacked),
       test,
       settings,
-      store.Kept(folder / 'attacked', identity, c.eval.save_images),
+      store.Folder(folder / 'attacked', identity, c.eval.save_images),
       Progress(lambda text: console.say(f'{label}: {text}'), tick),
     )

@@ -1,6 +1,6 @@
 """Keeps the results of an evaluation on disk, for exactly what they belong to.
 
-A kept result counts again only under the same identity. It covers what decides
+A result is read again only under the same identity. It covers what decides
 flags (network, images, threat model, seed, code of the attacks, JAX) and
 nothing else: neither docstrings, nor where the images were read from.
 """
@@ -26,46 +26,45 @@ _CODE = ('attacks', 'models', 'losses.py', 'core.py', 'evaluation/evaluate.py')
 _CHUNK = 1024  # images that are digested at once
 
 
-class Kept(NamedTuple):
-  """Where an evaluation keeps its results.
+class Folder(NamedTuple):
+  """A folder of results, a file for each attack and pool of images.
 
   Attributes:
-    folder: has a file for each attack and pool of images; the processes of a
-      run share it. None keeps nothing.
+    path: the folder, which the processes of a run share; None keeps nothing.
     identity: from `identity`; a file of another one is computed again.
     keep_adv: whether adversarial images are kept, and returned.
   """
 
-  folder: Path | None = None
+  path: Path | None = None
   identity: str = ''
   keep_adv: bool = True
 
 
-NOT_KEPT = Kept()
+NO_FOLDER = Folder()
 
 
-def open_store(kept: Kept, batches: str) -> Store:
+def open_store(folder: Folder, batches: str) -> Store:
   """Opens a folder, where the processes of a run share the work.
 
   Args:
-    kept: the folder and the identity.
+    folder: the folder and the identity.
     batches: from `Runner.identity`; rounding differs with the batch size.
 
   Raises:
     RunError: the folder cannot be written.
   """
-  folder = kept.folder
-  if folder is None:
-    return NOWHERE._replace(keep_adv=kept.keep_adv)
+  path, identity, keep_adv = folder
+  if path is None:
+    return NOWHERE._replace(keep_adv=keep_adv)
   try:
-    folder.mkdir(parents=True, exist_ok=True)
+    path.mkdir(parents=True, exist_ok=True)
   except OSError as error:
-    raise _not_written(folder, error) from error
-  name = f'{kept.identity} {batches}'
+    raise _not_written(path, error) from error
+  identity = f'{identity} {batches}'
   return Store(
-    lambda unit: _load(folder, unit, name),
-    lambda unit, arrays: _save(folder, unit, name, arrays),
-    kept.keep_adv,
+    lambda unit: _load(path, unit, identity),
+    lambda unit, arrays: _save(path, unit, identity, arrays),
+    keep_adv,
     processes.owns,
     processes.barrier,
   )

@@ -134,7 +134,7 @@ def _still_correct(
     radius = budget.epsilon * times
     budget = budget._replace(epsilon=radius, step_size=radius / 4)
   spec = CURVE_ATTACK if times else 'clean'
-  attack = evaluate.make_attack(model.forward, spec, budget, 0, 256)
+  attack = evaluate.make_split_attack(model.forward, spec, budget, 0, 256)
   return attack(model.variables, test).margin < 0
 
 

@@ -19,7 +19,7 @@ from jax_robust_kd.core import Output, UserError
 from jax_robust_kd.evaluation import evaluate, results, store
 from jax_robust_kd.evaluation.run import attack
 from jax_robust_kd.evaluation.run import test_split as evaluated_split
-from jax_robust_kd.evaluation.store import Kept
+from jax_robust_kd.evaluation.store import Folder
 from jax_robust_kd.training import build
 
 BUDGET = Budget('linf', 0.1, 0.03)
@@ -43,12 +43,12 @@ def run(split, suite=('pgd-20',), **more):
   return evaluate_by(brightness, split, suite, **more).correct
 
 
-def evaluate_by(forward, split, suite, **kept):
+def evaluate_by(forward, split, suite, folder=None, identity=''):
   return evaluate.evaluate_suite(
     evaluate.make_victim(forward, {}),
     split,
     evaluate.Settings(suite, BUDGET, seed=0, batch_size=4),
-    Kept(**kept),
+    Folder(folder, identity),
   )
 
 

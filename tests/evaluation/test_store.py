@@ -1,4 +1,4 @@
-"""What a kept attack belongs to: all that decides flags, and nothing else."""
+"""When a result is read again: all that decides flags counts, nothing else."""
 
 import hashlib
 import shutil
