@@ -32,6 +32,7 @@ from jax_robust_kd.attacks.gradient import (
 from jax_robust_kd.attacks.square import SQUARE
 from jax_robust_kd.attacks.stepwise import Attack, Stepwise
 from jax_robust_kd.core import UserError
+from jax_robust_kd.runtime.imports import load_object
 
 ATTACKS: dict[str, Attack] = {
   'apgd_ce': APGD_CE,
@@ -50,23 +51,27 @@ _LEAST_CLASSES = {'apgd_dlr': 3, 'apgd_t': 4}
 # AutoAttack's know l_1, too.
 _KNOW_L1 = sorted(k for k, v in ATTACKS.items() if isinstance(v, Stepwise))
 
-_SPEC = re.compile(r'([a-z_]+)(?:-(\d+)(?:x(\d+))?)?')
+# NAME or package.module:factory, then the number of steps and of restarts.
+_NAME = r'(?:[A-Za-z_][\w.]*:)?[A-Za-z_]\w*'
+_SPEC = re.compile(rf'({_NAME})(?:-(\d+)(?:x(\d+))?)?')
 
 
 def find_attack(spec: str, budget: Budget) -> tuple[Attack, Budget]:
   """Reads an attack as papers write it: 'fgsm', 'pgd-20', 'square-500'.
 
   Args:
-    spec: name, number of steps, number of restarts after an 'x'.
+    spec: name, number of steps, number of restarts after an 'x'. The name of
+      an attack of one's own is 'package.module:factory', where `factory()`
+      returns a function as `pgd` or a `Stepwise`.
     budget: norm, epsilon, step size, start; what `spec` leaves out. A number
       of steps that neither names, 0, is the attack's own.
 
   Returns:
-    The entry of ATTACKS and the budget with the steps and restarts of `spec`.
+    The attack and the budget with the steps and restarts of `spec`.
 
   Raises:
-    UserError: the name is not in ATTACKS, the form is wrong, or the attack
-      does not know the norm.
+    UserError: the name is not in ATTACKS, the form is wrong, the attack does
+      not know the norm, or one's own cannot be imported.
 
   Examples:
     >>> attack, longer = find_attack('pgd-50x10', budget)
@@ -74,7 +79,7 @@ def find_attack(spec: str, budget: Budget) -> tuple[Attack, Budget]:
     (True, 50, 10)
   """
   match = _SPEC.fullmatch(spec)
-  if not match or match[1] not in ATTACKS:
+  if not match or not (match[1] in ATTACKS or ':' in match[1]):
     known = [*ATTACKS, *SUITES]
     close = difflib.get_close_matches(spec.split('-')[0], known)
     hint = f'did you mean {close[0]!r}?' if close else f'known: {sorted(known)}'
@@ -87,12 +92,15 @@ def find_attack(spec: str, budget: Budget) -> tuple[Attack, Budget]:
   restarts = int(match[3] or budget.num_restarts)
   if (match[2] and steps < 1) or restarts < 1:
     raise UserError(f'attack {spec!r} needs at least one step and one restart')
+  budget = budget._replace(num_steps=steps, num_restarts=restarts)
+  if ':' in name:
+    return load_object('attack', name)(), budget
   if budget.norm == 'l1' and name not in _KNOW_L1:
     raise UserError(
       f'attack {spec!r} has no l1 version; use one of {_KNOW_L1}, or '
       "'autoattack'"
     )
-  return ATTACKS[name], budget._replace(num_steps=steps, num_restarts=restarts)
+  return ATTACKS[name], budget
 
 
 def _once(budget: Budget) -> Budget:
@@ -176,7 +184,10 @@ def plan(suite: tuple[str, ...], budget: Budget) -> list[Job]:
   jobs = []
   for spec in suite:
     if spec not in SUITES:
-      jobs.append(Job(spec, *find_attack(spec, budget), ('clean',)))
+      column = spec.partition(':')[2] or spec
+      if column != spec and any(column == job.column for job in jobs):
+        raise UserError(f'suite {suite} has two attacks {column!r}; rename one')
+      jobs.append(Job(column, *find_attack(spec, budget), ('clean',)))
       continue
     before = ('clean',)
     for name, parts in SUITES[spec](budget):

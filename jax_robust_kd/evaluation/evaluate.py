@@ -138,14 +138,9 @@ def evaluate_suite(
   runner = make_runner(
     settings.batch_size, len(images.label), split.image.shape[1:], progress
   )
-  return run_jobs(
-    plan_deterministic(settings.suite, settings.budget),
-    victim,
-    images,
-    settings.seed,
-    runner,
-    open_store(folder, runner.identity),
-  )
+  jobs = plan_deterministic(settings.suite, settings.budget)
+  store = open_store(folder, runner.identity, jobs)
+  return run_jobs(jobs, victim, images, settings.seed, runner, store)
 
 
 def count_steps(suite: tuple[str, ...], budget: Budget, classes: int) -> int:

@@ -17,8 +17,11 @@ import numpy as np
 
 from jax_robust_kd import data
 from jax_robust_kd.attacks.engine import NOWHERE, Store
+from jax_robust_kd.attacks.stepwise import Stepwise
+from jax_robust_kd.attacks.suites import ATTACKS, Job
 from jax_robust_kd.core import RunError
 from jax_robust_kd.runtime import faults, processes
+from jax_robust_kd.runtime.imports import source_of
 
 _ROOT = Path(__file__).parents[1]
 # The code that decides flags.
@@ -43,31 +46,45 @@ class Folder(NamedTuple):
 NO_FOLDER = Folder()
 
 
-def open_store(folder: Folder, batches: str) -> Store:
+def open_store(folder: Folder, batches: str, jobs: list[Job]) -> Store:
   """Opens a folder, where the processes of a run share the work.
 
   Args:
     folder: the folder and the identity.
     batches: from `Runner.identity`; rounding differs with the batch size.
+    jobs: what will run; the source of attacks of one's own counts, too.
 
   Raises:
     RunError: the folder cannot be written.
   """
-  path, identity, keep_adv = folder
+  path, _, keep_adv = folder
   if path is None:
     return NOWHERE._replace(keep_adv=keep_adv)
   try:
     path.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise _not_written(path, error) from error
-  identity = f'{identity} {batches}'
+  sources = {job.column: _own_source(job) for job in jobs}
+
+  def identity_of(unit: str) -> str:
+    return f'{folder.identity} {batches}' + sources[unit.rpartition('-')[0]]
+
   return Store(
-    lambda unit: _load(path, unit, identity),
-    lambda unit, arrays: _save(path, unit, identity, arrays),
+    lambda unit: _load(path, unit, identity_of(unit)),
+    lambda unit, arrays: _save(path, unit, identity_of(unit), arrays),
     keep_adv,
     processes.owns,
     processes.barrier,
   )
+
+
+def _own_source(job: Job) -> str:
+  """Returns a digest of an attack that is none of this package, or ''."""
+  attack = job.attack
+  code = attack.step if isinstance(attack, Stepwise) else attack
+  if attack is None or attack in ATTACKS.values():
+    return ''
+  return ' ' + hashlib.sha256(source_of(code).encode()).hexdigest()
 
 
 def _not_written(path: Path, error: OSError) -> RunError:

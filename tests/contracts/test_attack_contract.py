@@ -1,5 +1,8 @@
 """What every entry of ATTACKS must do; a new one is tested without a test."""
 
+import sys
+import types
+
 from helpers.steps import network
 import jax
 import jax.numpy as jnp
@@ -8,6 +11,7 @@ import pytest
 
 from jax_robust_kd.attacks import ATTACKS, Budget, as_plain_attack, find_attack
 from jax_robust_kd.attacks.packing import check_inside
+from jax_robust_kd.attacks.suites import plan
 from jax_robust_kd.core import UserError, image_keys
 from jax_robust_kd.losses import margin
 
@@ -118,6 +122,27 @@ def test_names_as_papers_write_them():
   assert (read.num_steps, read.num_restarts) == (50, 10)
   assert read.epsilon == budget.epsilon
   assert find_attack('fgsm', budget)[1].num_restarts == 1
+
+
+def my_attack():
+  """An attack of one's own, as a config names it."""
+  return ATTACKS['pgd']
+
+
+def test_an_attack_of_ones_own(monkeypatch):
+  module = types.ModuleType('my.attacks')
+  monkeypatch.setitem(sys.modules, 'my', types.ModuleType('my'))
+  monkeypatch.setitem(sys.modules, 'my.attacks', module)
+  monkeypatch.setattr(module, 'strong', my_attack, raising=False)
+  (_, job) = plan(('my.attacks:strong-3x2',), BUDGETS[0])
+  assert job.column == 'strong-3x2' and job.attack is ATTACKS['pgd']
+  assert (job.budget.num_steps, job.budget.num_restarts) == (3, 2)
+  with pytest.raises(UserError, match="two attacks 'strong'"):
+    plan(('my.attacks:strong', 'my.attacks:strong'), BUDGETS[0])
+  with pytest.raises(UserError, match="no 'weak'; write package.module:name"):
+    plan(('my.attacks:weak',), BUDGETS[0])
+  with pytest.raises(UserError, match='no_such_module.*PYTHONPATH'):
+    plan(('no_such_module:strong',), BUDGETS[0])
 
 
 @pytest.mark.parametrize('spec', ['pdg-20', 'pgd-', 'pgd-0', 'pgd20', ''])

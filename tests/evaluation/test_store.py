@@ -1,16 +1,22 @@
 """When a result is read again: all that decides flags counts, nothing else."""
 
 import hashlib
+import importlib
 import shutil
+import sys
 
 from helpers.saved_runs import save_run
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jax_robust_kd import data, job, networks
+from jax_robust_kd.attacks import Budget
 from jax_robust_kd.config import load_config
+from jax_robust_kd.core import Output
+from jax_robust_kd.evaluation import evaluate as evaluate_lib
 from jax_robust_kd.evaluation import store
-from jax_robust_kd.evaluation.run import attack
+from jax_robust_kd.evaluation.run import attack, evaluate_run
 from jax_robust_kd.runtime.files import read_json
 
 CLEAN = {'clean-0.npz'}  # without an attack there is little to compile
@@ -126,6 +132,40 @@ def test_equal_weights_in_another_module_are_attacked_again(
   assert evaluate(network=network._replace(module=module)) == CLEAN
 
 
+def test_the_source_of_ones_own_attack_counts(tmp_path, monkeypatch):
+  """And what was kept of the others stays."""
+  split = data.Split(np.zeros((2, 4, 4, 1), np.uint8), np.zeros(2, np.int32))
+  victim = evaluate_lib.make_victim(
+    lambda variables, image, mode: Output(
+      jnp.stack([1 - jnp.mean(image, (1, 2, 3)), jnp.zeros(len(image))], 1),
+      {},
+      {},
+    ),
+    {},
+  )
+  monkeypatch.syspath_prepend(tmp_path)
+  path, folder = tmp_path / 'mine_alone.py', tmp_path / 'attacked'
+  budget = Budget('linf', 0.1, 0.1)
+  settings = evaluate_lib.Settings(('mine_alone:nothing',), budget, 0, 4)
+
+  def run(text):
+    """Writes the module, attacks, and returns when units were computed."""
+    path.write_text(text)
+    sys.modules.pop('mine_alone', None)
+    importlib.invalidate_caches()
+    evaluate_lib.evaluate_suite(victim, split, settings, store.Folder(folder))
+    return {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
+
+  source = 'def attack(rng, f, image, label, budget):\n  return image\n\n\n'
+  source += 'def nothing():\n  return attack\n'
+  first = run(source)
+  assert first.keys() == {'clean-0.npz', 'nothing-0.npz'}
+  assert run(source) == first
+  changed = run(source.replace('return image', 'return image + 0.05'))
+  assert changed['clean-0.npz'] == first['clean-0.npz']
+  assert changed['nothing-0.npz'] != first['nothing-0.npz']
+
+
 def test_the_digest_of_images_by_hand(monkeypatch):
   monkeypatch.setattr(store, '_CHUNK', 2)
   image = np.arange(5 * 2 * 3 * 1, dtype=np.uint8).reshape(5, 2, 3, 1)
@@ -137,13 +177,10 @@ def test_the_digest_of_images_by_hand(monkeypatch):
 
 
 def test_the_digest_of_images_is_in_the_card(tmp_path, digits):
-  from jax_robust_kd import main
-
   save_run(tmp_path, digits, student=TINY)
-  argv = ['main', '--config=configs/pgd_at.py:digits', '--mode=eval']
-  flags = [f'--workdir={tmp_path}', '--config.eval.num_examples=8']
-  suite = "--config.eval.suite=('square-1',)"
-  assert main.main([*argv, *flags, suite]) == 0
+  c = job.copy(load_config('configs/pgd_at.py:digits'))
+  c.eval.update(suite=('square-1',), num_examples=8, batch_size=4)
+  evaluate_run(c, tmp_path, 'x', digits)
   card = read_json(tmp_path / 'results.json')
   test = data.Split(digits.test.image[:8], digits.test.label[:8])
   assert card['data_sha256'] == store.data_sha256(test)
