@@ -13,7 +13,6 @@ from jax_robust_kd.evaluation import corruptions, evaluate, results, store
 from jax_robust_kd.runtime import console, faults, processes
 from jax_robust_kd.runtime.files import write_json
 from jax_robust_kd.threat import make_budget
-from jax_robust_kd.workdir import as_json
 
 
 def evaluate_run(
