@@ -66,10 +66,13 @@ def test_a_model_that_is_a_tree_and_is_called():
 def test_the_page_on_attacks():
   namespace: dict = {}
   code = blocks(DOCS / 'attacks.md')
-  assert len(code) == 4
+  assert len(code) == 5
   for block in code:
     exec(block, namespace)
   assert namespace['adv'].shape == namespace['image'].shape
+  names = ('keys', 'apply', 'image', 'label', 'budget')
+  adv = namespace['strong']()(*(namespace[name] for name in names))
+  assert 0 < np.abs(adv - namespace['image']).max() <= 8 / 255 + 1e-6
   assert namespace['found'].correct['robust'].shape == (32,)
   assert {check.level for check in namespace['report']} <= {
     'green', 'amber', 'red',
