@@ -10,12 +10,12 @@ Both teachers were trained once before, on all 38,976 images:
   python -m jax_robust_kd.main --config benchmarks/small_cifar.py:pgd_at \
     --workdir runs/robust --config.student.width=32 --config.data.num_train=0 \
     --config.optimizer.epochs=14 --config.optimizer.ema_decay=0.995 \
-    --config.attack.init=uniform --config.attack.num_steps=2 \
-    --config.attack.step_size=6/255 --config.data.data_dir=DIR
+    --config.train_attack.init=uniform --config.train_attack.num_steps=2 \
+    --config.train_attack.step_size=6/255 --config.data.data_dir=DIR
   python -m jax_robust_kd.main --config benchmarks/small_cifar.py:natural \
     --workdir runs/clean --config.student.width=32 --config.data.num_train=0 \
     --config.optimizer.epochs=10 --config.optimizer.ema_decay=0.995 \
-    --config.eval.every_epochs=5 --config.data.data_dir=DIR
+    --config.validation.every_epochs=5 --config.data.data_dir=DIR
 
 Features, of a run and its seed:
 

@@ -41,10 +41,10 @@ def make_config(spec: dict, student: str) -> Any:
   c.student = {'name': student}
   c.method = spec['method']
   c.data.batch_size = spec['batch']
-  c.attack.num_steps = spec['attack_steps']
+  c.train_attack.num_steps = spec['attack_steps']
   if spec.get('weights'):
     c.data.augment.update(crop_pad=0, flip=False)
-    c.attack.init = 'zero'
+    c.train_attack.init = 'zero'
   return c
 
 

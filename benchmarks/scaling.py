@@ -61,7 +61,7 @@ def speed(shape: tuple[int, int], steps: int, workdir: Path) -> float:
     f'--config={ROOT}/configs/pgd_at.py:digits', f'--workdir={workdir}',
     '--config.student.width=32', '--config.data.batch_size=128',
     '--config.log_every=5', f'--config.optimizer.epochs={max(1, steps // 7)}',
-    '--config.eval.every_epochs=1000', '--config.save.every_steps=100000',
+    '--config.validation.every_epochs=1000', '--config.save.every_steps=100000',
     '--config.eval.num_examples=8', "--config.eval.suite=('fgsm',)",
     '--config.eval.batch_size=8',
   ]  # fmt: skip

@@ -28,12 +28,13 @@ def get_config(method='rslad'):
     if method in ('rslad', 'adaad'):
       del c.method.scale  # true divergences, as these rows were measured
   c.optimizer.update(epochs=12 if taught else 4, warmup_epochs=0.5)
-  c.attack.update(epsilon='8/255', step_size='4/255', num_steps=3)
+  c.train_attack.update(epsilon='8/255', step_size='4/255', num_steps=3)
   # Nobody has used the last 10,000 training images for anything else.
   c.data.update(train_split='train[:40000]', test_split='train[40000:]')
   c.data.update(num_train=8000, val_size=1024, batch_size=128)
   c.eval.update(norm='linf', epsilon='8/255', step_size='2/255')
-  c.eval.update(suite=('pgd-20', 'cw-20'), num_examples=2000, every_epochs=2)
+  c.eval.update(suite=('pgd-20', 'cw-20'), num_examples=2000)
+  c.validation.every_epochs = 2
   for name in TEACHERS:
     if c[name].config:
       c[name].config = f'benchmarks/small_cifar.py:{name}'

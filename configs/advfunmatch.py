@@ -4,8 +4,8 @@ python -m jax_robust_kd.main --config configs/advfunmatch.py:cifar10 \
   --workdir runs/advfunmatch
 
 Other ARMS beside crop and flip: `advfunmatch.py:cifar10,autoaugment+cutmix`.
-Twice the radius in training: --config.attack.epsilon=16/255
---config.attack.step_size=4/255 --config.eval.threat=linf_8_255
+Twice the radius in training: --config.train_attack.epsilon=16/255
+--config.train_attack.step_size=4/255 --config.eval.threat=linf_8_255
 Schedule, start of the attack and BatchNorm in it are the base's, RECONSTRUCTED.
 """
 

@@ -13,7 +13,7 @@ def get_config(dataset='cifar10'):
   scale = 1 / 100 if dataset == 'cifar100' else 1 / 10
   c.method = dict(name='ard', alpha=1.0, temperature=30.0, scale=scale)
   c.teacher.config = f'configs/teacher.py:{dataset}'
-  c.attack.update(init='uniform', bn='batch')
+  c.train_attack.update(init='uniform', bn='batch')
   if dataset != 'digits':
     c.data.batch_size = 256 if dataset == 'cifar100' else 128
     c.optimizer.update(

@@ -16,9 +16,9 @@ def get_config(dataset='cifar10'):
     teacher_sees='adv', num_points=0, tau=0.2,
   )  # fmt: skip
   c.teacher.config = f'configs/teacher.py:{dataset}'
-  c.attack.update(init='gaussian', bn='eval')
+  c.train_attack.update(init='gaussian', bn='eval')
   if dataset != 'digits':
-    c.attack.update(epsilon='8/255', step_size='2/255', num_steps=10)
+    c.train_attack.update(epsilon='8/255', step_size='2/255', num_steps=10)
     c.data.batch_size = 128
     c.optimizer.update(
       learning_rate=0.1, nesterov=False, weight_decay=5e-4, decay_on='all'

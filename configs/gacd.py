@@ -22,8 +22,8 @@ def get_config(dataset='cifar10'):
   if dataset == 'digits':
     return c
   c.data.batch_size = 128
-  c.attack.update(epsilon='8/255', step_size='2/255', num_steps=10)
-  c.attack.update(init='uniform', bn='eval')
+  c.train_attack.update(epsilon='8/255', step_size='2/255', num_steps=10)
+  c.train_attack.update(init='uniform', bn='eval')
   c.optimizer.update(epochs=200, schedule='step', milestones=(0.5, 0.75))
   c.optimizer.update(learning_rate=0.1, momentum=0.9, nesterov=False)
   c.optimizer.update(weight_decay=2e-4, decay_on='all')

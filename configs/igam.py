@@ -17,10 +17,12 @@ def get_config(dataset='cifar10'):
     name='igam', beta=2.0, gamma=gamma, begin=0.875, layers=layers, channels=16
   )
   c.teacher.config = f'configs/teacher.py:{dataset}'
-  c.attack.update(init='uniform', num_steps=1)  # the start alone, no ascent
+  c.train_attack.update(
+    init='uniform', num_steps=1
+  )  # the start alone, no ascent
   if dataset != 'digits':
     c.data.batch_size = 32
-    c.attack.epsilon = '8/255'  # of the noise
+    c.train_attack.epsilon = '8/255'  # of the noise
     # 320,000 steps, matching from 280,000 on.
     c.optimizer.update(epochs=205, learning_rate=0.1, momentum=0.9)
     c.optimizer.update(nesterov=False, weight_decay=2e-4, decay_on='kernels')

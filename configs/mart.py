@@ -10,10 +10,10 @@ from jax_robust_kd.config import base_config
 def get_config(dataset='cifar10'):
   c = base_config(dataset)
   c.method = dict(name='mart', beta=5.0)
-  c.attack.update(init='gaussian', bn='eval')
+  c.train_attack.update(init='gaussian', bn='eval')
   if dataset != 'digits':
     # The code's 0.031 and 0.007 stand for these.
-    c.attack.update(epsilon='8/255', step_size='2/255', num_steps=10)
+    c.train_attack.update(epsilon='8/255', step_size='2/255', num_steps=10)
     c.data.batch_size = 128
     c.optimizer.update(
       learning_rate=0.01, nesterov=False, weight_decay=3.5e-3, decay_on='all'

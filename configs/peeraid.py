@@ -18,8 +18,8 @@ def get_config(dataset='cifar10'):
   )  # fmt: skip
   if dataset != 'digits':
     c.data.batch_size = 128
-    c.attack.update(epsilon='8/255', step_size='2/255', num_steps=10)
-    c.attack.update(init='gaussian', bn='eval')
+    c.train_attack.update(epsilon='8/255', step_size='2/255', num_steps=10)
+    c.train_attack.update(init='gaussian', bn='eval')
     c.optimizer.update(epochs=300, learning_rate=0.1, momentum=0.9)
     c.optimizer.update(nesterov=False, weight_decay=2e-4, decay_on='all')
     c.optimizer.update(schedule='step', decay=0.1)

@@ -13,5 +13,5 @@ def get_config():
     name='advfunmatch', inner='kl_to_teacher_adv', clean_weight=0.0
   )
   c.teacher.config = 'configs/teacher.py:digits'
-  c.contrast = 'kd'  # the same student, distilled without attack
+  c.baseline = 'kd'  # the same student, distilled without attack
   return c

@@ -16,8 +16,8 @@ def get_config(dataset='cifar10'):
   # The official code averages over 10 classes; over 100, times 10.
   c.method.update(scale=1 / 10)
   c.data.batch_size = 128
-  c.attack.update(epsilon='8/255', step_size='2/255', num_steps=10)
-  c.attack.update(init='gaussian', bn='eval')
+  c.train_attack.update(epsilon='8/255', step_size='2/255', num_steps=10)
+  c.train_attack.update(init='gaussian', bn='eval')
   milestones = (215 / 300, 260 / 300, 285 / 300)
   c.optimizer.update(epochs=300, schedule='step', milestones=milestones)
   c.optimizer.update(learning_rate=0.1, momentum=0.9, nesterov=False)

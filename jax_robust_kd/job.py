@@ -1,4 +1,4 @@
-"""One command, the whole job: teacher, student, contrast, evaluation, table."""
+"""One command, the whole job: teacher, student, baseline, evaluation, table."""
 
 import contextlib
 import os
@@ -76,14 +76,14 @@ def keep_compiled(folder: Path) -> None:
 def make_plan(c: Config, workdir: Path) -> list[tuple[Config, Path, str]]:
   """Returns (config, workdir, label) of every run, in order.
 
-  The teacher comes first when it has to be trained, a contrast last.
+  The teacher comes first when it has to be trained, a baseline last.
   """
   plan = []
   c = copy(c)
-  contrast = ConfigDict({'method': {'name': c.contrast or c.method.name}})
+  baseline = ConfigDict({'method': {'name': c.baseline or c.method.name}})
   asked = (
     *build.make_method(c).teachers,
-    *build.make_method(contrast).teachers,
+    *build.make_method(baseline).teachers,
   )
   for name in dict.fromkeys(asked):
     group, given = config_lib.teacher_group(c, name)
@@ -92,11 +92,11 @@ def make_plan(c: Config, workdir: Path) -> list[tuple[Config, Path, str]]:
       plan.append((teacher_config(c, name), workdir / group, label))
       given.checkpoint = str(workdir / group)
   plan.append((c, workdir, c.method.name))
-  if c.contrast:
+  if c.baseline:
     other = copy(c)
-    other.method = ConfigDict({'name': c.contrast})
-    other.contrast = ''
-    plan.append((other, workdir / c.contrast, c.contrast))
+    other.method = ConfigDict({'name': c.baseline})
+    other.baseline = ''
+    plan.append((other, workdir / c.baseline, c.baseline))
   return plan
 
 

@@ -7,13 +7,12 @@ from typing import NamedTuple
 
 from flax import linen as nn
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from jax_robust_kd import data, models
 from jax_robust_kd.config import Config, teacher_group
 from jax_robust_kd.core import PyTree, UserError
 from jax_robust_kd.runtime import checkpoint
-from jax_robust_kd.runtime.files import read_json
+from jax_robust_kd.workdir import read_config
 
 
 class Network(NamedTuple):
@@ -64,13 +63,8 @@ def load_network(
     UserError: there is no such run, it has no checkpoint, or it was trained
       for another number of classes.
   """
-  path = Path(workdir)
-  if not (path / 'config.json').exists():
-    raise UserError(
-      f'{workdir} is not the workdir of a run (it has no config.json)'
-    )
-  c: Config = ConfigDict(read_json(path / 'config.json'))
-  found = checkpoint.read(path, which)
+  c = read_config(workdir)
+  found = checkpoint.read(Path(workdir), which)
   if found is None:
     raise UserError(f'{workdir} has no {which!r} checkpoint; is it finished?')
   state, record = found

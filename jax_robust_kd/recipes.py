@@ -18,15 +18,15 @@ def feature_distillation(c: Config) -> None:
   c.optimizer.update(milestones=(150 / 240, 180 / 240, 210 / 240))
   c.optimizer.update(learning_rate=0.05, momentum=0.9, nesterov=False)
   c.optimizer.update(weight_decay=5e-4, decay_on='all')
-  c.attack.update(init='uniform')
+  c.train_attack.update(init='uniform')
   c.eval.checkpoint = 'last'  # as reported
 
 
 def adaptive_distillation(c: Config) -> None:
   """As AdaIAD, IGDM, SAAD and DGAD, which start from AdaAD, on CIFAR."""
   c.data.batch_size = 128
-  c.attack.update(epsilon='8/255', step_size='2/255', num_steps=10)
-  c.attack.update(init='gaussian', bn='eval')
+  c.train_attack.update(epsilon='8/255', step_size='2/255', num_steps=10)
+  c.train_attack.update(init='gaussian', bn='eval')
   c.optimizer.update(epochs=200, schedule='step', milestones=(0.5, 0.75))
   c.optimizer.update(learning_rate=0.1, momentum=0.9, nesterov=False)
   c.optimizer.update(weight_decay=5e-4, decay_on='all')

@@ -45,6 +45,7 @@ def override(c: Config, overrides: list[str]) -> Config:
     UserError: an unknown key, a whole group, or a value of the wrong type.
   """
   for word in overrides:
+    config_lib.refuse_old_name(_key(word))
     _refuse_group(c, word)
     _add_field(c, word, overrides)
   values = flags.FlagValues()

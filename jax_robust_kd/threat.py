@@ -80,15 +80,15 @@ def check_radii(
 def threat_model(c: Any) -> tuple[str, str, str]:
   """Returns norm, epsilon and step size that a config evaluates.
 
-  The parts of `eval` go first, then `eval.threat`, then `attack`. A quarter of
-  another epsilon is the step that no one has named.
+  The parts of `eval` go first, then `eval.threat`, then `train_attack`. With a
+  threat by name the step size is a quarter of its epsilon.
   """
   keys = ('norm', 'epsilon', 'step_size')
   named = THREATS.get(c.eval.threat, ('', ''))
   if named[1]:
     named = (*named, f'{Fraction(named[1]) / 4}')
   norm, epsilon, step_size = (
-    c.eval[key] or (named[i] if named[1] else c.attack[key])
+    c.eval[key] or (named[i] if named[1] else c.train_attack[key])
     for i, key in enumerate(keys)
   )
   return norm, epsilon, step_size

@@ -51,7 +51,7 @@ def as_json(c: Config) -> dict:
 
 
 def read_config(folder: str | Path) -> Config:
-  """Reads the config of a run.
+  """Reads the config of a run, with the names and settings of today.
 
   Raises:
     UserError: there is no run.
@@ -63,7 +63,7 @@ def read_config(folder: str | Path) -> Config:
     )
   c = config_lib.base_config('cifar10')
   with c.unlocked():
-    c.update(read_json(path))
+    c.update(config_lib.upgrade(read_json(path)))
   return c
 
 
@@ -80,11 +80,14 @@ def check_workdir(folder: Path, c: Config, mode: str) -> None:
   """
   path = folder / 'config.json'
   if path.exists():
-    differing = config_lib.differing_keys(read_json(path), as_json(c))
+    differing = config_lib.differing_keys(
+      as_json(read_config(folder)), as_json(c)
+    )
     # The batches are the same with any number of workers.
     differing = [key for key in differing if key != 'data.workers']
     if mode != 'train':
-      differing = [key for key in differing if not key.startswith('eval.')]
+      ignored = ('validation.', 'eval.', 'check.')
+      differing = [key for key in differing if not key.startswith(ignored)]
     if differing:
       raise UserError(
         f'{folder} holds a run with another config: {", ".join(differing)} '

@@ -133,7 +133,7 @@ def make_config(given: Config, run_dir: str, workdir: Path) -> Config:
       'they are; switch it off as in configs/transfer.py'
     )
   c = job.copy(given)
-  c.student, c.method, c.contrast = source.student, {'name': 'natural'}, ''
+  c.student, c.method, c.baseline = source.student, {'name': 'natural'}, ''
   c.data.image_size = _find_side(given, source, run_dir)
   return c
 

@@ -12,7 +12,13 @@ from jax_robust_kd.workdir import as_json
 
 BUDGETS = ('epochs', 'passes', 'own')
 # What makes one method another, besides its teachers.
-MAY_DIFFER = ('method.', 'data.augment.', 'attack.', 'optimizer.', 'seed.')
+MAY_DIFFER = (
+  'method.',
+  'data.augment.',
+  'train_attack.',
+  'optimizer.',
+  'seed.',
+)
 
 
 def match_epochs(

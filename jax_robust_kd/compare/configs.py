@@ -85,7 +85,12 @@ def _call_get_runs(file: str) -> list[tuple[str, str, Config]] | None:
 
 def _is_pair(run) -> bool:
   is_tuple = isinstance(run, tuple)
-  return is_tuple and [type(part) for part in run] == [str, ConfigDict]
+  return (
+    is_tuple
+    and len(run) == 2
+    and isinstance(run[0], str)
+    and isinstance(run[1], ConfigDict)
+  )
 
 
 def check_labels(labels: list[str]) -> None:
@@ -128,6 +133,7 @@ def override(c: Config, settings: Sequence[str], label: str) -> Config:
   known = list(flatten_dict(c.to_dict(), sep='.'))
   for setting in settings:
     key = setting.partition('=')[0]
+    config_lib.refuse_old_name(key)
     if key == 'seed':
       raise UserError(f'--config.{setting}: give --seeds instead')
     if key not in known:
@@ -169,7 +175,7 @@ def plan_runs(
   teachers: list[Run] = []
   students = []
   for label, (file, c) in configs.items():
-    c.contrast = ''  # the other configs are
+    c.baseline = ''  # the other configs are
     config_lib.validate(c)
     dataset = _load_data(c, datasets)
     build.check(c, dataset)
@@ -254,13 +260,17 @@ def share_teachers(
 
 def _is_same(teacher: Run, config: Config, group: str) -> bool:
   keys = differing_keys(teacher.config.to_dict(), config.to_dict())
-  return teacher.group == group and all(k.startswith('eval.') for k in keys)
+  evaluation = ('validation.', 'eval.', 'check.')
+  return teacher.group == group and all(k.startswith(evaluation) for k in keys)
 
 
 def evaluate_alike(teacher: Config, student: Config) -> None:
   """Has a teacher evaluated as its student is."""
-  validation = {k: teacher.eval[k] for k in ('every_epochs', 'checkpoint')}
-  teacher.eval.update({**student.eval.to_dict(), **validation})
+  checkpoint = teacher.eval.checkpoint
+  teacher.eval.update(student.eval)
+  teacher.eval.checkpoint = checkpoint
+  teacher.validation.attack = student.validation.attack
+  teacher.check.update(student.check)
   norm, epsilon, step_size = threat_model(student)
   teacher.eval.update(norm=norm, epsilon=epsilon, step_size=step_size)
 

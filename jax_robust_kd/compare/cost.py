@@ -37,7 +37,7 @@ class Cost(NamedTuple):
 def total_cost(c: Config, cost: Cost) -> float:
   """Returns the operations of a whole run."""
   epochs = c.optimizer.epochs
-  validations = math.ceil(epochs / c.eval.every_epochs)
+  validations = math.ceil(epochs / c.validation.every_epochs)
   training = epochs * cost.epoch + validations * cost.validation
   return training + cost.evaluation
 
@@ -93,7 +93,9 @@ def count_cost(
   )
   forward = step / passes / c.data.batch_size
   num_tests = c.eval.num_examples or len(dataset.test.label)
-  validation = len(dataset.val.label) * _attack(c, dataset, (c.eval.attack,))
+  validation = len(dataset.val.label) * _attack(
+    c, dataset, (c.validation.attack,)
+  )
   evaluation = num_tests * _attack(c, dataset, tuple(c.eval.suite))
   return Cost(passes, steps * step, validation * forward, evaluation * forward)
 

@@ -58,7 +58,7 @@ def check_run(
     seed=c.seed,
     found=attack(c, folder, label, network, test),
     batch_size=c.eval.batch_size,
-    effort=checks.Effort(num_images=c.eval.num_checked),
+    effort=checks.Effort(num_images=c.check.num_images),
     show=lambda text: console.say(f'{label}: checking with {text}'),
   )
   console.say(f'can the numbers of {label} be believed?')

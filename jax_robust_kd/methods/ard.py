@@ -3,7 +3,7 @@
 The official code
 - averages the divergence over classes too: `scale` = 1 / K here;
 - attacks the student in training mode, so that ten attack passes a step move
-  the running averages: here none does, and attack.bn='batch' is the nearest;
+  the running averages: here none does; train_attack.bn='batch' is the nearest;
 - starts from uniform noise that is cut to [0, 1] only after the first step:
   here the start is inside;
 - passes x in training mode even when alpha is 1 and its loss unused: here it is

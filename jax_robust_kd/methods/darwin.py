@@ -201,7 +201,8 @@ def darwin(
     b: share of the targeted branch, in [0, 1]; 0 or 1 makes one branch only.
     target: how t is chosen, a name in TARGETS.
     teacher_sees: 'adv', the point itself, or 'clean', x.
-    num_points: points of each path, evenly spaced; 0: all attack.num_steps.
+    num_points: points of each path, evenly spaced; 0: all
+      train_attack.num_steps.
     tau: scale of 'boundary' (probability) and 'disagreement' (nats), > 0.
 
   Returns:

@@ -2,7 +2,7 @@
 
 The divergences are true ones, here as in the official code. That code
 - attacks the student in training mode, which moves the running averages: here
-  the attack moves none, and attack.bn='batch' is the nearest;
+  the attack moves none, and train_attack.bn='batch' is the nearest;
 - starts from uniform noise that is not cut to [0, 1]: here it is;
 - lets the learning rate fall once, as ARD's: `configs/iad.py` has both drops;
 - keeps the checkpoint that is best on test images: here images held out of

@@ -34,10 +34,10 @@ def igam(
 
   S_y is the probability of the label and both gradients are by the image. x
   carries uniform noise: the start of the config's attack, with
-  `attack.init='uniform'`. A discriminator D minimizes L_D, its cross-entropy on
-  whose gradient it sees, while the student maximizes it. Here one optimizer
-  trains both by reversing D's gradient on its way to the student, so that the
-  logged loss holds + L_D.
+  `train_attack.init='uniform'`. A discriminator D minimizes L_D, its
+  cross-entropy on whose gradient it sees, while the student maximizes it. Here
+  one optimizer trains both by reversing D's gradient on its way to the student,
+  so that the logged loss holds + L_D.
 
   Args:
     beta: weight of fooling the discriminator, >= 0.

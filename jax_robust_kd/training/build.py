@@ -86,18 +86,22 @@ def check(c: Config, dataset: data.Dataset, mode: str = 'train') -> None:
 
 def _check_attacks(c: Config, mode: str) -> None:
   """Checks what attacks at the end, and in training what validates."""
-  validates = (c.eval.attack,) if mode == 'train' else ()
-  if c.eval.attack in SUITES and validates:
+  validates = (c.validation.attack,) if mode == 'train' else ()
+  if c.validation.attack in SUITES and validates:
     raise UserError(
-      f'eval.attack={c.eval.attack!r} is several attacks; choose one'
+      f'validation.attack={c.validation.attack!r} is several attacks; choose '
+      'one'
     )
   if not c.eval.suite:
     raise UserError("eval.suite=() attacks nothing; use such as ('pgd-20',)")
-  for field, specs in (('attack', validates), ('suite', tuple(c.eval.suite))):
+  for field, specs in (
+    ('validation.attack', validates),
+    ('eval.suite', tuple(c.eval.suite)),
+  ):
     try:
       suites.plan_deterministic(specs, threat.make_budget(c))
     except UserError as error:
-      raise UserError(f'eval.{field}: {error}') from None
+      raise UserError(f'{field}: {error}') from None
 
 
 def _check_batches(c: Config) -> None:
@@ -216,11 +220,13 @@ def make_recipe(
   tx, schedule = optim.from_settings(c.optimizer, steps_per_epoch)
   maximize = partial(
     ascent,
-    norm=c.attack.norm,
-    epsilon=threat.parse_radius('attack.epsilon', c.attack.epsilon),
-    step_size=threat.parse_radius('attack.step_size', c.attack.step_size),
-    num_steps=c.attack.num_steps,
-    init=c.attack.init,
+    norm=c.train_attack.norm,
+    epsilon=threat.parse_radius('train_attack.epsilon', c.train_attack.epsilon),
+    step_size=threat.parse_radius(
+      'train_attack.step_size', c.train_attack.step_size
+    ),
+    num_steps=c.train_attack.num_steps,
+    init=c.train_attack.init,
   )
   recipe = Recipe(
     method=make_method(c),
@@ -231,7 +237,7 @@ def make_recipe(
     student=networks.student.forward,
     teachers={k: t.forward for k, t in networks.teachers.items()},
     tx=tx,
-    attack_mode=c.attack.bn,
+    attack_mode=c.train_attack.bn,
     total_steps=c.optimizer.epochs * steps_per_epoch,
     average=make_average(c, steps_per_epoch),
     gradient=make_gradient(c, steps_per_epoch),

@@ -47,14 +47,14 @@ def train(c: Config, workdir: Path, label: str, dataset: data.Dataset) -> None:
     record={
       'num_classes': dataset.num_classes,
       'normalization': {'mean': dataset.mean, 'std': dataset.std},
-      'chosen_by': f'{c.eval.attack} on {len(dataset.val.label)} '
+      'chosen_by': f'{c.validation.attack} on {len(dataset.val.label)} '
       'held-out training images',
     },
     total_steps=recipe.total_steps,
     steps_per_epoch=per_epoch,
     log_every=c.log_every,
     save_every=c.save.every_steps,
-    eval_every=c.eval.every_epochs * per_epoch,
+    eval_every=c.validation.every_epochs * per_epoch,
     batch_size=c.data.batch_size,
     survives_failed_save=c.save.on_failure == 'go_on',
   )
@@ -84,7 +84,7 @@ def _make_validate(
   budget = make_budget(c)
   clean, attack = (
     evaluate.make_split_attack(forward, spec, budget, c.seed, c.eval.batch_size)
-    for spec in ('clean', c.eval.attack)
+    for spec in ('clean', c.validation.attack)
   )
 
   rows = np.arange(len(dataset.val.label))

@@ -18,12 +18,12 @@ FLAGS = (
   '--config.student.width=4',
   '--config.data.val_size=32',
   '--config.optimizer.epochs=8',
-  '--config.eval.every_epochs=8',
-  '--config.eval.attack=pgd-2',
+  '--config.validation.every_epochs=8',
+  '--config.validation.attack=pgd-2',
   '--config.optimizer.ema_decay=0',
-  '--config.attack.num_steps=1',
+  '--config.train_attack.num_steps=1',
   '--config.eval.num_examples=64',
-  f'--config.eval.num_checked={CHECKED}',
+  f'--config.check.num_images={CHECKED}',
   "--config.eval.suite=('fgsm','pgd-20')",
 )
 

@@ -146,7 +146,7 @@ def test_mistakes_are_one_sentence(words, message, capsys, monkeypatch):
 def test_a_run_reads_the_same_config(tmp_path):
   """As the ordinary command does, from what `compare` writes for it."""
   suite = "eval.suite=('pgd-2','cw-2')"
-  c = read(KD, suite, 'attack.epsilon=1/8')
+  c = read(KD, suite, 'train_attack.epsilon=1/8')
   c.data.augment.flip = True
   planned = configs.Run('a', c, tmp_path, KD)
   task = make_task(configs.with_seed(planned, 4))
@@ -160,9 +160,13 @@ def test_a_run_reads_the_same_config(tmp_path):
 
 
 def test_teachers_are_shared_and_judged_as_the_students(tmp_path):
-  shared = ['data.num_train=128', 'eval.num_examples=9', 'attack.epsilon=1/8']
+  shared = [
+    'data.num_train=128',
+    'eval.num_examples=9',
+    'train_attack.epsilon=1/8',
+  ]
   known: list = []
-  for overrides in ((), ('attack.num_steps=1',), ('data.num_train=99',)):
+  for overrides in ((), ('train_attack.num_steps=1',), ('data.num_train=99',)):
     c = read(KD, *shared, *overrides)
     student, (teacher,) = configs.share_teachers(c, tmp_path, known)
     assert student.teacher.checkpoint == str(teacher.folder)
@@ -204,7 +208,7 @@ def test_the_budget_of_passes_is_spent(tmp_path, monkeypatch):
   words = [
     '--configs', f'{NATURAL},{ROOT}/configs/pgd_at.py:digits',
     '--workdir', str(tmp_path), '--budget', 'passes',
-    '--config.optimizer.epochs=28', '--config.attack.num_steps=4',
+    '--config.optimizer.epochs=28', '--config.train_attack.num_steps=4',
   ]  # fmt: skip
   assert main(['jax-robust-kd', 'compare', *words]) == 1
   told = json.loads((tmp_path / 'comparison.json').read_text())
@@ -225,7 +229,9 @@ def loaded(label, spec, *overrides):
 def test_what_differs_beyond_the_method_is_named():
   runs = [
     loaded('a', KD),
-    loaded('b', NATURAL, 'attack.num_steps=1', 'optimizer.learning_rate=1'),
+    loaded(
+      'b', NATURAL, 'train_attack.num_steps=1', 'optimizer.learning_rate=1'
+    ),
     loaded('c', KD, 'student.width=9', 'optimizer.epochs=5'),
     loaded('d', KD, 'teacher.sha256=0a'),
   ]
@@ -240,7 +246,7 @@ def test_what_differs_beyond_the_method_is_named():
 
 
 def test_all_are_attacked_alike_in_the_end():
-  a, b = loaded('a', KD), loaded('b', KD, 'attack.epsilon=1/16')
+  a, b = loaded('a', KD), loaded('b', KD, 'train_attack.epsilon=1/16')
   with pytest.raises(UserError, match='--config.eval.epsilon=2/16 for all'):
     configs.check_threats({'a': a.config, 'b': b.config})
   b.config.eval.epsilon = '2/16'

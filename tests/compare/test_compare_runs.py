@@ -175,7 +175,7 @@ TINY = (
   '--config.eval.num_examples=50',
   '--config.student.width=2',
   '--config.optimizer.epochs=1',
-  '--config.eval.attack=pgd-1',
+  '--config.validation.attack=pgd-1',
   "--config.eval.suite=('pgd-1',)",
   '--config.log_every=1',
 )

@@ -30,6 +30,7 @@ FLOORS = (
 LEVELS = {name: level for level, names in enumerate(FLOORS) for name in names}
 # Inside a folder only these may be imported by their neighbours.
 SHARED = {  # fmt: skip
+  'config': {'defaults', 'names', 'checks', 'files'},
   'methods': {'inner_problems', 'outer_losses', 'features', 'options'}
   | {'input_gradient'},
   'attacks': {

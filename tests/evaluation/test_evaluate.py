@@ -199,9 +199,9 @@ def test_only_training_needs_the_attack_that_validates(digits):
   c = a_config(eval_norm='l1', eval_suite=('apgd_ce-5',))
   for mode in ('eval', 'check'):
     build.check(c, digits, mode)
-  with pytest.raises(UserError, match=r"^eval\.attack: .*'pgd-10'"):
+  with pytest.raises(UserError, match=r"^validation\.attack: .*'pgd-10'"):
     build.check(c, digits, 'train')
-  c.eval.attack = 'apgd_ce-5'
+  c.validation.attack = 'apgd_ce-5'
   build.check(c, digits, 'train')
   c.eval.suite = ('pgd-5',)
   with pytest.raises(UserError, match=r"^eval\.suite: .*'pgd-5'"):

@@ -44,9 +44,18 @@ def refused(tmp_path, capsys, monkeypatch):
 
 # flags, words that the sentence must hold: the field, the value, the remedy
 CASES = {
-    'wrong_key': (['--config.attack.num_step=3'], ['num_step', 'num_steps']),
-    'wrong_group': (['--config.atack.num_steps=3'], ['atack', 'attack']),
-    'wrong_type': (['--config.attack.num_steps=many'], ['num_steps', 'many']),
+    'wrong_key': (
+        ['--config.train_attack.num_step=3'],
+        ['num_step', 'num_steps'],
+    ),
+    'wrong_group': (
+        ['--config.train_atack.num_steps=3'],
+        ['train_atack', 'train_attack'],
+    ),
+    'wrong_type': (
+        ['--config.train_attack.num_steps=many'],
+        ['num_steps', 'many'],
+    ),
     'wrong_method_argument': (
         ['--config.method.name=trades', '--config.method.betta=6'],
         ['betta'],
@@ -58,21 +67,23 @@ CASES = {
         ['--config.student.name=small_resnt'], ['small_resnt', 'small_resnet'],
     ),
     'epsilon_in_grey_levels': (
-        ['--config.attack.epsilon=8'], ['attack.epsilon', '8/255'],
+        ['--config.train_attack.epsilon=8'], ['train_attack.epsilon', '8/255'],
     ),
     'epsilon_rounded': (
-        ['--config.attack.epsilon=0.031'],
+        ['--config.train_attack.epsilon=0.031'],
         ['0.031', '7.905/255', '8/255', '31/1000'],
     ),
     'epsilon_negative': (
-        ['--config.attack.epsilon=-1/255'], ['attack.epsilon', 'positive'],
+        ['--config.train_attack.epsilon=-1/255'],
+        ['train_attack.epsilon', 'positive'],
     ),
     'epsilon_text': (
-        ['--config.attack.epsilon=big'], ['attack.epsilon', 'big', '8/255'],
+        ['--config.train_attack.epsilon=big'],
+        ['train_attack.epsilon', 'big', '8/255'],
     ),
     'step_above_epsilon': (
-        ['--config.attack.step_size=0.2'],
-        ['attack.step_size=0.2', 'attack.epsilon=2/16', 'swapped'],
+        ['--config.train_attack.step_size=0.2'],
+        ['train_attack.step_size=0.2', 'train_attack.epsilon=2/16', 'swapped'],
     ),
     'batch_over_devices': (
         ['--config.data.batch_size=63'], ['data.batch_size=63', '2 devices'],
@@ -101,14 +112,15 @@ CASES = {
     ),
     'no_attack_in_l1': (
         ['--config.eval.norm=l1', "--config.eval.suite=('apgd_ce',)"],
-        ['eval.attack', 'pgd-10', 'l1', 'apgd_ce'],
+        ['validation.attack', 'pgd-10', 'l1', 'apgd_ce'],
     ),
     'no_suite_in_l1': (
-        ['--config.eval.norm=l1', '--config.eval.attack=apgd_ce-10'],
+        ['--config.eval.norm=l1', '--config.validation.attack=apgd_ce-10'],
         ['eval.suite', 'fgsm', 'l1', 'autoattack'],
     ),
     'suite_validates': (
-        ['--config.eval.attack=autoattack'], ['eval.attack', 'autoattack'],
+        ['--config.validation.attack=autoattack'],
+        ['validation.attack', 'autoattack'],
     ),
     'suite_on_randomness': (
         ["--config.eval.suite=('autoattack_rand',)"],
@@ -117,12 +129,18 @@ CASES = {
     'too_many_examples': (
         ['--config.eval.num_examples=501'], ['num_examples=501', '500'],
     ),
-    'unknown_norm': (['--config.attack.norm=l1'], ['attack.norm', 'l1']),
-    'unknown_init': (['--config.attack.init=ones'], ['attack.init', 'ones']),
+    'unknown_norm': (
+        ['--config.train_attack.norm=l1'],
+        ['train_attack.norm', 'l1'],
+    ),
+    'unknown_init': (
+        ['--config.train_attack.init=ones'],
+        ['train_attack.init', 'ones'],
+    ),
     'unknown_schedule': (
         ['--config.optimizer.schedule=cos'], ['schedule', 'cos', 'cosine'],
     ),
-    'zero_steps': (['--config.attack.num_steps=0'], ['num_steps=0', '1']),
+    'zero_steps': (['--config.train_attack.num_steps=0'], ['num_steps=0', '1']),
     'val_takes_all': (['--config.data.val_size=1297'], ['val_size', '1297']),
     'missing_dataset': (
         ['--config.data.name=no_such_set_at_all'], ['no_such_set_at_all'],
@@ -229,8 +247,8 @@ def test_workdir_of_another_config(tmp_path, refused):
   folder = tmp_path / 'run'
   folder.mkdir()
   claim_workdir(folder, load_config(PGD_AT))
-  sentence = refused('--config.seed=3', '--config.attack.num_steps=9')
-  assert 'seed' in sentence and 'attack.num_steps' in sentence
+  sentence = refused('--config.seed=3', '--config.train_attack.num_steps=9')
+  assert 'seed' in sentence and 'train_attack.num_steps' in sentence
   assert 'optimizer' not in sentence
 
 

@@ -178,7 +178,7 @@ def load_digits_config(path):
 def shrink(c):
   """As the config says, but with little work in a step."""
   c.data.batch_size = 16
-  c.attack.num_steps = 1
+  c.train_attack.num_steps = 1
   return c
 
 
@@ -209,7 +209,7 @@ def test_bug03_every_config_file_runs(path, digits, monkeypatch):
     state, values = step(state, weights, next(batches))
     assert all(np.isfinite(v) for v in values.values())
   assert int(state.step) == 2
-  plan((c.eval.attack, *c.eval.suite), threat.make_budget(c))
+  plan((c.validation.attack, *c.eval.suite), threat.make_budget(c))
 
 
 @pytest.mark.parametrize('dataset', ['cifar10', 'cifar100', 'svhn_cropped'])
@@ -223,7 +223,7 @@ def test_bug03_every_config_file_is_valid_for_every_data_set(dataset):
 
 def test_bug03_every_setting_is_read_somewhere():
   """A setting that nothing reads is a promise that nobody keeps."""
-  text = ''.join(code_of(p) for p in SOURCE if p.stem != 'config')
+  text = ''.join(code_of(p) for p in SOURCE if p.parent.name != 'config')
   text = text.replace(' o.', ' c.optimizer.').replace('=o.', '=c.optimizer.')
   text = text.replace('(o.', '(c.optimizer.').replace('each.', 'c.')
   text = text.replace('given.', 'c.teacher.')
@@ -314,7 +314,7 @@ def test_bug06_best_checkpoint_is_chosen_on_held_out_training_images(
   assert parts[1]
 
   c = shrink(load_digits_config(ROOT / 'configs/pgd_at.py'))
-  c.eval.attack = 'fgsm'
+  c.validation.attack = 'fgsm'
   untouchable = data.Split(None, None)  # type: ignore[arg-type]
   only_val = digits._replace(train=untouchable, test=untouchable)
   validate = train_lib._make_validate(c, FORWARD, only_val)
@@ -397,7 +397,14 @@ def constants(path) -> set[str]:
 def test_bug08_data_set_and_model_are_settings():
   general = [p for p in SOURCE if p.parent.name in ('methods', 'attacks')] + [
     ROOT / f'jax_robust_kd/{name}.py'
-    for name in ('train', 'train_step', 'evaluate', 'losses', 'job', 'build')
+    for name in (
+      'losses',
+      'job',
+      'training/run',
+      'training/step',
+      'training/build',
+      'evaluation/evaluate',
+    )
   ]
   names = {*data.DATASETS, *models.MODELS}
   for path in general:

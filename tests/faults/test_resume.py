@@ -247,7 +247,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     '--config.optimizer.warmup_epochs=0',
     '--config.optimizer.ema_decay=0',
     '--config.save.every_steps=1',
-    '--config.eval.every_epochs=100',
+    '--config.validation.every_epochs=100',
   ]
   assert (
     main.main(

@@ -72,11 +72,11 @@ TINY = (
   '--config.student.width=4',
   '--config.optimizer.epochs=3',
   '--config.optimizer.ema_decay=0.9',
-  '--config.attack.num_steps=2',
-  '--config.eval.every_epochs=1',
+  '--config.train_attack.num_steps=2',
+  '--config.validation.every_epochs=1',
   '--config.save.every_steps=2',
   '--config.log_every=1',
-  '--config.eval.attack=pgd-2',
+  '--config.validation.attack=pgd-2',
   "--config.eval.suite=('fgsm','pgd-2')",
 )
 
@@ -121,8 +121,8 @@ def get_config():
   c.method = dict(name='trades')
   c.student = dict(name='small_resnet', depth=8, width=4)
   c.data.batch_size = 32
-  c.eval.update(batch_size=32, num_examples=40, attack='pgd-2', every_epochs=1,
-                suite=('fgsm',))
+  c.eval.update(batch_size=32, num_examples=40, suite=('fgsm',))
+  c.validation.update(attack='pgd-2', every_epochs=1)
   c.optimizer.epochs = 2
   c.save.every_steps = 2
   c.log_every = 1

@@ -375,16 +375,19 @@ def test_inner_problem_and_its_gradient(name, arguments, expected):
 def test_the_radius_is_that_of_the_config(name, dataset):
   """Never radius 2/255 and steps of 8/255, as in some published scripts."""
   c = load_config(f'configs/{name}.py:{dataset}')
-  assert (c.attack.epsilon, c.attack.step_size) == ('8/255', '2/255')
-  assert (c.attack.norm, c.attack.num_steps) == ('linf', 10)
+  assert (c.train_attack.epsilon, c.train_attack.step_size) == (
+    '8/255',
+    '2/255',
+  )
+  assert (c.train_attack.norm, c.train_attack.num_steps) == ('linf', 10)
   fields = c.method.to_dict()
   method = METHODS[fields.pop('name')](**fields)
   batch = Batch(jnp.asarray(0.4 + 0.2 * X), jnp.asarray(TARGET))
   maximize = partial(
     ascent,
     norm='linf',
-    epsilon=parse_radius('attack.epsilon', c.attack.epsilon),
-    step_size=parse_radius('attack.step_size', c.attack.step_size),
+    epsilon=parse_radius('train_attack.epsilon', c.train_attack.epsilon),
+    step_size=parse_radius('train_attack.step_size', c.train_attack.step_size),
     num_steps=10,
     init='zero',
   )
@@ -401,7 +404,7 @@ def test_config_of_digits_keeps_its_small_budget(name):
   c, base = (
     load_config(f'configs/{n}.py:digits') for n in (name, 'advfunmatch')
   )
-  assert c.attack == base.attack
+  assert c.train_attack == base.train_attack
   assert c.optimizer.epochs == base.optimizer.epochs
   assert c.data.batch_size == base.data.batch_size
   fields = c.method.to_dict()

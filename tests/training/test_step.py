@@ -107,7 +107,7 @@ def test_attack_moves_no_running_average_and_only_named_passes_do(digits):
 
 
 def test_attack_modes_see_different_statistics(digits):
-  """attack.bn is one named setting: 'eval' and 'batch' give other attacks."""
+  """The values 'eval' and 'batch' of train_attack.bn give other attacks."""
   forward, variables = network(0, 4)
   image = digits.train.image[:8] / np.float32(255)
   stats = variables['batch_stats']

@@ -9,7 +9,7 @@ from jax_robust_kd.core import UserError
 from jax_robust_kd.training import build
 from jax_robust_kd.workdir import as_json
 
-CONFIGS = sorted((Path(__file__).parent.parent / 'configs').glob('*.py'))
+CONFIGS = sorted((Path(__file__).parents[2] / 'configs').glob('*.py'))
 
 
 def test_radii_are_exact():
@@ -168,7 +168,7 @@ def test_recipe_of_the_paper(name):
   assert scale == pytest.approx(SCALES.get(name, 1))
   start = next(v for k, v in STARTS.items() if name in k.split()).split()
   if start:
-    a, steps = c.attack, int(start[2]) if start[2:] else 10
+    a, steps = c.train_attack, int(start[2]) if start[2:] else 10
     assert (a.init, a.bn, a.num_steps) == (*start[:2], steps)
     assert (a.norm, a.epsilon, a.step_size) == ('linf', '8/255', '2/255')
 
@@ -190,15 +190,15 @@ def test_what_differs_on_cifar100():
 
 def test_evaluation_follows_the_attack_unless_told_otherwise():
   c = config.base_config('cifar10')
-  c.attack.epsilon = '4/255'
+  c.train_attack.epsilon = '4/255'
   assert threat.threat_model(c) == ('linf', '4/255', '2/255')
   c.eval.epsilon = '2/255'
   assert threat.threat_model(c) == ('linf', '2/255', '2/255')
-  assert c.attack.epsilon == '4/255'
+  assert c.train_attack.epsilon == '4/255'
 
 
 def test_a_new_key_is_refused():
-  for group in (config.base_config(), config.base_config().attack):
+  for group in (config.base_config(), config.base_config().train_attack):
     with pytest.raises((KeyError, AttributeError), match='locked'):
       group.sede = 1
 
@@ -217,10 +217,10 @@ def test_plan_of_the_quickstart():
   assert [str(f) for _, f, _ in plan] == [
       'runs/q/teacher', 'runs/q', 'runs/q/kd',
   ]  # fmt: skip
-  student, contrast = plan[1][0], plan[2][0]
+  student, baseline = plan[1][0], plan[2][0]
   assert student.teacher.checkpoint == 'runs/q/teacher'
-  differing = config.differing_keys(as_json(student), as_json(contrast))
-  assert {d.split('.')[0] for d in differing} == {'method', 'contrast'}
+  differing = config.differing_keys(as_json(student), as_json(baseline))
+  assert {d.split('.')[0] for d in differing} == {'method', 'baseline'}
 
 
 def test_threat_models_by_name():

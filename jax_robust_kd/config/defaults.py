@@ -1,20 +1,13 @@
-"""Every setting, once, with its meaning; and the checks on what users write.
+"""Every setting, once, with its default and its meaning.
 
 Groups are named after what they feed and keys after its arguments. Config
-files only override. Nothing below `build.py` ever sees a config.
+files only override.
 """
 
-import difflib
-import inspect
 from typing import Any
 
-from ml_collections import ConfigDict
-
-from jax_robust_kd.config_files import load_config as load_config
-from jax_robust_kd.config_files import locate as locate
-from jax_robust_kd.config_files import shipped as shipped
-from jax_robust_kd.core import CLEAN, ROBUST, UserError
-from jax_robust_kd.threat import THREATS, check_radii, threat_model
+from jax_robust_kd.config.names import Settings
+from jax_robust_kd.core import CLEAN, ROBUST
 
 # A ConfigDict. Its own annotations make a union of every key's types.
 Config = Any
@@ -22,11 +15,11 @@ Config = Any
 
 def base_config(dataset: str = 'digits') -> Config:
   """Returns all settings with their defaults, locked against new ones."""
-  c: Any = ConfigDict()
+  c: Any = Settings(prefix='')
   c.seed = 0  # of every random number of the run
   c.precision = 'float32'  # or 'bfloat16': compute; weights stay float32
   c.sync_bn = False  # BatchNorm over all devices; else each has its own
-  c.contrast = ''  # method to train beside, same student, for the final table
+  c.baseline = ''  # method to train beside, same student, for the final table
   c.log_every = 20  # steps between lines of metrics.jsonl
   c.data = _data(dataset)
   c.student = dict(name='resnet18')  # name in MODELS, then its fields
@@ -34,7 +27,7 @@ def base_config(dataset: str = 'digits') -> Config:
   c.clean_teacher = _teacher()  # of methods that ask a second, accurate one
   c.peer = dict(name='')  # of methods that train two; '': as the student
   c.method = dict(name='advfunmatch')  # name in METHODS, then its arguments
-  c.attack = dict(  # the inner maximization
+  c.train_attack = dict(  # the inner maximization
     norm='linf',  # or 'l2'
     epsilon='8/255',  # radius, pixel range 0-1; a string, kept exact
     step_size='2/255',
@@ -61,7 +54,12 @@ def base_config(dataset: str = 'digits') -> Config:
     awp_warmup_epochs=0.0,
     accumulate=1,  # parts of a batch, one after the other, to save memory
   )
-  c.eval = _eval()
+  c.validation = dict(
+    every_epochs=5,
+    attack='pgd-10',  # on validation images; chooses `best`
+  )
+  c.eval = Settings(_eval(), prefix='eval.')
+  c.check = dict(num_images=100)  # that `--mode check` attacks by itself
   c.save = dict(  # checkpoints to resume from
     every_steps=500,
     keep=2,
@@ -82,11 +80,9 @@ def _teacher() -> dict:
 
 def _eval() -> dict:
   return dict(
-    every_epochs=5,  # validation; chooses `best`
-    attack='pgd-10',  # while training, on validation images
     suite=('fgsm', 'pgd-20', 'cw-20'),  # at the end, on test images
     threat='',  # threat model by name: 'linf_8_255', 'l2_0.5', ...
-    norm='',  # or by its parts ('l1' too); '' is that of `attack`
+    norm='',  # or by its parts ('l1' too); '' is that of `train_attack`
     epsilon='',
     step_size='',
     num_examples=0,  # of the test split; 0: all
@@ -94,7 +90,6 @@ def _eval() -> dict:
     checkpoint='best',  # or 'last'
     attack_precision='float32',  # or 'bfloat16'; float32 always decides
     save_images=True,  # keep adversarial images beside the flags
-    num_checked=100,  # images that `--mode check` attacks by itself
     corruptions=(),  # such as ('fog_3',), or ('all',): CIFAR-10-C
   )
 
@@ -146,112 +141,7 @@ def _shrink_to_digits(c: Config) -> None:
   c.data.batch_size = 64
   c.data.augment.update(crop_pad=1, flip=False)
   c.student = dict(name='small_resnet', depth=8, width=6)
-  c.attack.update(epsilon='2/16', step_size='1/32', num_steps=5)
+  c.train_attack.update(epsilon='2/16', step_size='1/32', num_steps=5)
   c.optimizer.update(epochs=30, warmup_epochs=1.0)
-  c.eval.every_epochs = 5
+  c.validation.every_epochs = 5
   c.save.every_steps = 100
-
-
-def _one_of(name: str, value, options) -> None:
-  if value not in options:
-    choices = ', '.join(str(o) for o in options)
-    raise UserError(f'{name}={value!r} is unknown; use one of: {choices}')
-
-
-def _at_least(name: str, value, least) -> None:
-  if value < least:
-    raise UserError(f'{name}={value} must be at least {least}')
-
-
-def _check_choices(c: Config) -> None:
-  _one_of('attack.init', c.attack.init, ('zero', 'uniform', 'gaussian'))
-  _one_of('attack.bn', c.attack.bn, ('eval', 'batch'))
-  _one_of('precision', c.precision, ('float32', 'bfloat16'))
-  _one_of('eval.checkpoint', c.eval.checkpoint, ('best', 'last'))
-  _one_of(
-    'eval.attack_precision', c.eval.attack_precision, ('float32', 'bfloat16')
-  )
-  _one_of('data.damaged', c.data.damaged, ('stop', 'skip'))
-  _one_of('data.extra.labels', c.data.extra.labels, ('file', 'teacher'))
-  _one_of('save.on_failure', c.save.on_failure, ('stop', 'go_on'))
-  _one_of('optimizer.name', c.optimizer.name, ('sgd', 'adamw'))
-  _one_of(
-    'optimizer.schedule', c.optimizer.schedule, ('cosine', 'step', 'constant')
-  )
-  _one_of('optimizer.decay_on', c.optimizer.decay_on, ('kernels', 'all'))
-
-
-def validate(c: Config) -> None:
-  """Checks all that can be checked without data and devices.
-
-  Raises:
-    UserError: the first mistake, naming the field, the value and the remedy.
-  """
-  check_radii('attack', c.attack.norm, c.attack.epsilon, c.attack.step_size)
-  if c.eval.threat:
-    _one_of('eval.threat', c.eval.threat, THREATS)
-  check_radii('eval', *threat_model(c), norms=('linf', 'l2', 'l1'))
-  _check_choices(c)
-  if c.optimizer.ema_decay and c.optimizer.swa_start:
-    raise UserError(
-      f'optimizer.ema_decay={c.optimizer.ema_decay} and optimizer.swa_start='
-      f'{c.optimizer.swa_start} are two ways to average; set one to 0'
-    )
-  if not 0 <= c.optimizer.swa_start < 1:
-    raise UserError(
-      f'optimizer.swa_start={c.optimizer.swa_start} must be a share of the '
-      'run in [0, 1)'
-    )
-  for name, value in (
-    ('attack.num_steps', c.attack.num_steps),
-    ('data.batch_size', c.data.batch_size),
-    ('eval.batch_size', c.eval.batch_size),
-    ('eval.every_epochs', c.eval.every_epochs),
-    ('eval.num_checked', c.eval.num_checked),
-    ('optimizer.epochs', c.optimizer.epochs),
-    ('optimizer.accumulate', c.optimizer.accumulate),
-    ('save.every_steps', c.save.every_steps),
-    ('save.keep', c.save.keep),
-    ('log_every', c.log_every),
-  ):
-    _at_least(name, value, 1)
-  for name, value in (
-    ('data.num_train', c.data.num_train),
-    ('data.val_size', c.data.val_size),
-    ('data.image_size', c.data.image_size),
-    ('data.memory_gb', c.data.memory_gb),
-    ('data.workers', c.data.workers),
-    ('eval.num_examples', c.eval.num_examples),
-    ('optimizer.learning_rate', c.optimizer.learning_rate),
-    ('optimizer.weight_decay', c.optimizer.weight_decay),
-    ('optimizer.warmup_epochs', c.optimizer.warmup_epochs),
-    ('optimizer.awp_gamma', c.optimizer.awp_gamma),
-    ('optimizer.awp_warmup_epochs', c.optimizer.awp_warmup_epochs),
-  ):
-    _at_least(name, value, 0)
-
-
-def check_arguments(group: str, function, given: dict) -> None:
-  """Checks a group's keys against the arguments of what it configures.
-
-  Raises:
-    UserError: an argument the function does not have.
-  """
-  known = list(inspect.signature(function).parameters)
-  for key in given:
-    if key not in known:
-      near = difflib.get_close_matches(key, known)
-      hint = f'did you mean {near[0]!r}?' if near else f'known: {known}'
-      raise UserError(f'{group}.{key} is unknown; {hint}')
-
-
-def differing_keys(a: dict, b: dict, prefix: str = '') -> list[str]:
-  """Returns the dotted names of the entries in which two configs differ."""
-  names = []
-  for key in sorted(a.keys() | b.keys()):
-    left, right = a.get(key), b.get(key)
-    if isinstance(left, dict) and isinstance(right, dict):
-      names += differing_keys(left, right, f'{prefix}{key}.')
-    elif left != right:
-      names.append(f'{prefix}{key}')
-  return names
