@@ -35,25 +35,7 @@ def base_config(dataset: str = 'digits') -> Config:
     init='gaussian',  # 'zero', 'uniform' in the ball, 0.001 N(0, 1)
     bn='eval',  # student's BatchNorm when attacked: 'eval' or 'batch'
   )
-  c.optimizer = dict(
-    name='sgd',  # or 'adamw'
-    learning_rate=0.1,
-    momentum=0.9,
-    nesterov=True,
-    weight_decay=5e-4,
-    decay_on='kernels',  # or 'all'
-    clip_norm=0.0,  # largest norm of the gradient; 0: no clipping
-    schedule='cosine',  # 'step', 'constant'
-    milestones=(0.5, 0.75),  # shares of the run, for 'step'
-    decay=0.1,  # at each milestone
-    warmup_epochs=0.0,
-    epochs=200,
-    ema_decay=0.0,  # averaged student weights; 0: none
-    swa_start=0.0,  # their plain mean each epoch from this share on; 0: none
-    awp_gamma=0.0,  # adversarial weight perturbation; 0: none
-    awp_warmup_epochs=0.0,
-    accumulate=1,  # parts of a batch, one after the other, to save memory
-  )
+  c.optimizer = _optimizer()
   c.validation = dict(
     every_epochs=5,
     attack='pgd-10',  # on validation images; chooses `best`
@@ -75,6 +57,28 @@ def _teacher() -> dict:
     checkpoint='',  # workdir of a finished run
     config='',  # with no checkpoint: the config that trains it, first, once
     sha256='',  # refuse any other weights than these
+  )
+
+
+def _optimizer() -> dict:
+  return dict(
+    name='sgd',  # or 'adamw'
+    learning_rate=0.1,
+    momentum=0.9,
+    nesterov=True,
+    weight_decay=5e-4,
+    decay_on='kernels',  # or 'all'
+    clip_norm=0.0,  # largest norm of the gradient; 0: no clipping
+    schedule='cosine',  # 'step', 'constant'
+    milestones=(0.5, 0.75),  # shares of the run, for 'step'
+    decay=0.1,  # at each milestone
+    warmup_epochs=0.0,
+    epochs=200,
+    ema_decay=0.0,  # averaged student weights; 0: none
+    swa_start=0.0,  # their plain mean each epoch from this share on; 0: none
+    awp_gamma=0.0,  # adversarial weight perturbation; 0: none
+    awp_warmup_epochs=0.0,
+    accumulate=1,  # parts of a batch, one after the other, to save memory
   )
 
 
