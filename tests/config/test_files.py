@@ -81,9 +81,9 @@ def test_names_that_only_look_old_are_not_refused():
 
 def test_old_folders_are_read_with_the_new_names(tmp_path):
   shutil.copy(OLD, tmp_path / 'config.json')
-  found = workdir.read_config(tmp_path).to_dict()
+  found = workdir.as_json(workdir.read_config(tmp_path))
   assert config.RENAMED.keys() & found.keys() == set()
-  expected = json.loads(json.dumps(config.load_config(CONFIG).to_dict()))
+  expected = workdir.as_json(config.load_config(CONFIG))
   assert config.differing_keys(found, expected) == []
 
 
