@@ -27,7 +27,7 @@ from jax_robust_kd.attacks.apgd_state import (
   record,
 )
 from jax_robust_kd.attacks.gradient import Budget
-from jax_robust_kd.attacks.stepwise import Problem, Stepwise
+from jax_robust_kd.attacks.stepwise import NumRuns, Problem, Stepwise
 from jax_robust_kd.core import Array, fold_in
 from jax_robust_kd.losses import cross_entropy, dlr, dlr_targeted, margin
 
@@ -222,7 +222,7 @@ def _num_steps(budget: Budget) -> int:
   return len(_table(budget).window) - 1
 
 
-def _stepwise(objective: Objective, num_runs: Callable) -> Stepwise:
+def _stepwise(objective: Objective, num_runs: NumRuns) -> Stepwise:
   return Stepwise(
     init=lambda problem: start(objective, problem, random_start(problem)),
     step=partial(step, objective),

@@ -61,7 +61,8 @@ def autoattack(
   Raises:
     UserError: images that are not floats in [0, 1], labels that do not fit,
       probabilities for logits, logits or gradients that are not finite, one
-      class, a radius of 0 or less, an unknown norm or attack, no attack.
+      class, a radius of 0 or less or beyond the pixel range, an unknown norm
+      or attack, no attack.
 
   Examples:
     >>> result = autoattack(logits_fn, image, label, epsilon='8/255',
@@ -75,6 +76,11 @@ def autoattack(
   suite = (suite,) if isinstance(suite, str) else suite
   images, labels = check_images(images, labels)
   radius = read_epsilon(epsilon)
+  if norm == 'linf' and radius > 1:
+    raise UserError(
+      f'epsilon={epsilon} is larger than the pixel range 0-1; write '
+      f'{epsilon}/255 for {epsilon} grey levels'
+    )
   jobs = plan(suite, Budget(norm, radius, step_size=radius / 4))
   network = _on_all_devices(as_partial(model))
   noisy = jobs[0].budget.num_eot > 1
@@ -108,7 +114,7 @@ def check_images(
   """Returns float32 images and int32 labels.
 
   Raises:
-    UserError: they are not [N, H, W, C] floats in [0, 1] and [N] labels.
+    UserError: they are not [N, H, W, C] floats in [0, 1] and [N] integers.
   """
   image, label = np.asarray(image), np.asarray(label)
   if image.ndim != 4 or label.shape != image.shape[:1] or not len(label):
@@ -122,6 +128,10 @@ def check_images(
       f'image has shape {image.shape}, which looks like [N, C, H, W]; give '
       '[N, H, W, C], with image.transpose(0, 2, 3, 1), and let the network '
       'transpose back if it must'
+    )
+  if not np.issubdtype(label.dtype, np.integer):
+    raise UserError(
+      f'label is {label.dtype}; give integers from 0, the index of each class'
     )
   if not np.issubdtype(image.dtype, np.floating):
     raise UserError(

@@ -9,7 +9,7 @@ On a CPU with a single device, batches run on all cores at once: a network small
 enough to be attacked there keeps one core busy, but not two.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 import functools
 from functools import partial
@@ -23,6 +23,8 @@ import numpy as np
 from jax_robust_kd.core import SILENT, Progress, PyTree
 from jax_robust_kd.runtime import cores, parallel
 
+Mapped = Callable[[PyTree, PyTree], PyTree]  # (shared, rows) -> per-row values
+
 
 class Devices(NamedTuple):
   """The devices that programs run on.
@@ -34,10 +36,10 @@ class Devices(NamedTuple):
   """
 
   number: int
-  compile: Callable[[Callable], Any]
+  compile: Callable[[Mapped], Any]
 
 
-def _on_one(function: Callable) -> Any:
+def _on_one(function: Mapped) -> Any:
   def first(tree):
     return jax.tree.map(lambda x: x[0], tree)
 
@@ -183,15 +185,17 @@ def _cut(rows: PyTree, first: int, size: int, number: int) -> PyTree:
   return jax.tree.map(one, rows)
 
 
-def _map(run: Callable, firsts: range, number: int) -> Any:
+def _map(
+  run: Callable[[int], PyTree], firsts: range, number: int
+) -> Iterable[PyTree]:
   """Runs all batches; on the one device of a CPU on all its cores at once."""
   threads = number == 1 and jax.default_backend() == 'cpu'
   return (_pool().map if threads and len(firsts) > 1 else map)(run, firsts)
 
 
 def _compile(
-  function: Callable, devices: Devices, seldom: bool, shared: PyTree, rows: Any
-) -> Callable:
+  function: Mapped, devices: Devices, seldom: bool, shared: PyTree, rows: Any
+) -> Mapped:
   """Compiles for arguments like these, with matrix products in full float32."""
   with jax.default_matmul_precision('highest'):
     lowered = devices.compile(function).lower(shared, rows)

@@ -113,22 +113,22 @@ def _window(shape: tuple[int, ...], corner: Array, side: Array) -> Array:
   _, height, width, _ = shape
   row = jnp.arange(height) - corner[:, :1]
   column = jnp.arange(width) - corner[:, 1:]
-  inside = [(place >= 0) & (place < side) for place in (row, column)]
+  inside = [(offset >= 0) & (offset < side) for offset in (row, column)]
   return (inside[0][:, :, None] & inside[1][:, None, :])[..., None]
 
 
 def _pattern(problem: Problem, index: Array, draw: Draw) -> Array:
-  """Returns the pattern at the place of the window, [B, H, W, 1]."""
+  """Returns the pattern inside the window, 0 outside, [B, H, W, 1]."""
   _, height, width, _ = problem.image.shape
   table = square_windows.patterns(height, width, problem.budget.norm)
   pattern = jnp.asarray(table)[_level(index)]
   extra = [(0, side - len(pattern)) for side in (height, width)]
 
-  def place(corner, lying):
+  def move(corner, lying):
     turned = jnp.pad(jnp.where(lying, pattern.T, pattern), extra)
     return jnp.roll(turned, corner, axis=(0, 1))
 
-  return jax.vmap(place)(draw.corner, draw.lying)[..., None]
+  return jax.vmap(move)(draw.corner, draw.lying)[..., None]
 
 
 def _length(delta: Array, norm: str, axes: tuple[int, ...]) -> Array:

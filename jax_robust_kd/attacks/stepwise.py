@@ -37,6 +37,9 @@ class Problem(NamedTuple):
   run: Array
 
 
+NumRuns = Callable[[Budget, int], int]  # (budget, num_classes) -> runs
+
+
 class Stepwise(NamedTuple):
   """An attack in steps.
 
@@ -55,7 +58,7 @@ class Stepwise(NamedTuple):
 
   init: Callable[[Problem], Any]
   step: Callable[[Problem, Array, Any], Any]
-  num_runs: Callable[[Budget, int], int]
+  num_runs: NumRuns
   num_steps: Callable[[Budget], int]
   chunk: int
 

@@ -19,7 +19,7 @@ from jax_robust_kd.attacks.batching import make_runner
 from jax_robust_kd.attacks.engine import Images, run_jobs
 from jax_robust_kd.attacks.packing import Attacked, Rows, Victim, make_attack
 from jax_robust_kd.attacks.suites import num_steps, plan_deterministic
-from jax_robust_kd.core import SILENT, Forward, Progress, PyTree
+from jax_robust_kd.core import SILENT, Forward, LogitsFn, Progress, PyTree
 from jax_robust_kd.evaluation.store import NO_FOLDER, Folder, open_store
 from jax_robust_kd.runtime import parallel
 
@@ -42,7 +42,7 @@ class Settings(NamedTuple):
   batch_size: int
 
 
-def logits_of(forward: Forward) -> Callable:
+def logits_of(forward: Forward) -> LogitsFn:
   """Returns (variables, image) -> logits, in evaluation mode."""
   return lambda variables, image: forward(variables, image, 'eval').logits
 

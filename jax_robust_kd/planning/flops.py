@@ -6,7 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jax_robust_kd.core import AXIS, PyTree
+from jax_robust_kd.core import AXIS, Forward, PyTree
 
 # Elementwise primitives that are counted as one operation per output element.
 _ARITHMETIC = frozenset(
@@ -28,7 +28,7 @@ _ARITHMETIC = frozenset(
 )
 
 
-def count_flops(function: Callable, *args) -> float:
+def count_flops(function: Callable[..., PyTree], *args) -> float:
   """Counts the operations of `function(*args)`, loops unrolled.
 
   XLA's own estimate counts the body of a loop once, which hides the attack.
@@ -81,10 +81,10 @@ def jaxprs_of(value) -> list:
 
 
 def step_cost(
-  step: Callable,
+  step: Callable[..., tuple],
   state: PyTree,
   teacher_variables: PyTree,
-  student: Callable,
+  student: Forward,
   batch_shape: tuple[int, ...],
 ) -> tuple[float, float]:
   """Counts a training step over the global batch.

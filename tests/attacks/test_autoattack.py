@@ -407,6 +407,7 @@ def test_networks_that_cannot_be_attacked(apply, match):
   [
     ({'epsilon': 0.0}, 'epsilon=0.0'),
     ({'epsilon': -1.0}, 'epsilon=-1.0'),
+    ({'epsilon': 8.0}, 'epsilon=8.0 is larger .* grey levels'),
     ({'norm': 'l3'}, "norm='l3'"),
     ({'suite': ('apgd',)}, "'apgd'"),
     ({'suite': ()}, r'suite=\(\) attacks nothing'),
@@ -547,6 +548,8 @@ def test_a_bare_attack_refuses_what_does_not_fit(name):
     (np.zeros((2, 4, 4, 1), np.uint8), np.zeros(2, int), 'image / 255'),
     (np.zeros((2, 4, 4, 1)), np.zeros(3, int), 'one label for each'),
     (np.zeros((2, 4, 4)), np.zeros(2, int), r'\[N, H, W, C\]'),
+    (np.zeros((2, 4, 4, 1)), np.full(2, 3.7), 'label is float64; give int'),
+    (np.zeros((2, 4, 4, 1)), np.eye(2, dtype=int), 'one label for each'),
   ],
 )
 def test_images_that_do_not_fit(image, label, match):
