@@ -1,9 +1,13 @@
-"""Attacks by name, for evaluation; methods are handed `maximize` instead.
+"""Attacks on any function from images to logits, for evaluation.
 
-  result = attacks.autoattack(apply, image, label, epsilon=8 / 255)
+  result = attacks.autoattack(model, images, labels, epsilon=8 / 255)
 
-works on any function from images to logits; see docs/attacks.md. A single
-attack is `attacks.apgd_ce(rng, logits_fn, image, label, budget) -> adv`.
+runs AutoAttack or other suites; see docs/attacks.md. A single attack is
+
+  adv = attacks.apgd_ce(rng, logits_fn, image, label, budget)
+
+a pure function of one key per image. In training, methods are handed `maximize`
+instead.
 """
 
 from jax_robust_kd.attacks.ascent import ascent
@@ -14,11 +18,17 @@ from jax_robust_kd.attacks.stepwise import as_plain_attack
 from jax_robust_kd.attacks.suites import ATTACKS, SUITES, find_attack
 
 apgd_ce = as_plain_attack(ATTACKS['apgd_ce'])
+"""Auto-PGD on the cross-entropy (Croce & Hein 2020, alg. 1)."""
 apgd_dlr = as_plain_attack(ATTACKS['apgd_dlr'])
+"""Auto-PGD on the difference of logits ratio (Croce & Hein 2020)."""
 apgd_t = as_plain_attack(ATTACKS['apgd_t'])
+"""Auto-PGD on the targeted DLR loss (Croce & Hein 2020)."""
 fab = as_plain_attack(ATTACKS['fab'])
+"""FAB: the nearest misclassified point (Croce & Hein 2020)."""
 fab_t = as_plain_attack(ATTACKS['fab_t'])
+"""FAB towards each of the likeliest wrong classes."""
 square = as_plain_attack(ATTACKS['square'])
+"""Square: random search without gradients (Andriushchenko et al. 2020)."""
 
 __all__ = [
   'ATTACKS',
