@@ -1,4 +1,4 @@
-r"""A linear layer on the frozen features of a finished run, on any data set.
+r"""A linear probe of the frozen features of a finished run, on any data set.
 
 jax-robust-kd transfer --features runs/gacd \
   --config configs/transfer.py:stl10 --workdir runs/gacd_stl10

@@ -50,7 +50,10 @@ def make_model(
 
 
 def load_network(
-  workdir: str, dataset: data.Dataset, which: str = 'best'
+  workdir: str,
+  dataset: data.Dataset,
+  which: str = 'best',
+  any_classes: bool = False,
 ) -> Network:
   """Loads the network that a run trained.
 
@@ -58,6 +61,7 @@ def load_network(
     workdir: of a run of this program.
     dataset: whose images it will see.
     which: 'best' or 'last'.
+    any_classes: whether it may be trained for another number of classes.
 
   Raises:
     UserError: there is no such run, it has no checkpoint, or it was trained
@@ -68,6 +72,8 @@ def load_network(
   if found is None:
     raise UserError(f'{workdir} has no {which!r} checkpoint; is it finished?')
   state, record = found
+  if any_classes:
+    dataset = dataset._replace(num_classes=record['num_classes'])
   if record['num_classes'] != dataset.num_classes:
     raise UserError(
       f'the network in {workdir} has {record["num_classes"]} classes, '

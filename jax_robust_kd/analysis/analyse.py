@@ -96,35 +96,37 @@ def measure(
   )
   console.say(f'attacking {len(test.label)} images by {ATTACK}')
   adv = attack(student.variables, test).adv
-  kinds = {
+  images = {
     'clean': lambda rows: evaluate.pixels(test, rows),
     'adversarial': lambda rows: adv[rows],
   }
-  seen = {
+  stages = {
     name: {
-      kind: features.extract(network, images, len(test.label), size)
-      for kind, images in kinds.items()
+      kind: features.extract(network, pixels, len(test.label), size)
+      for kind, pixels in images.items()
     }
     for name, network in (('student', student), ('teacher', teacher))
   }
   return {
-    'cka': {kind: _all_pairs(seen, kind) for kind in kinds},
+    'cka': {
+      kind: _all_pairs(stages['student'][kind], stages['teacher'][kind])
+      for kind in images
+    },
     'cosine': {
       name: {
-        stage: cka.mean_cosine(found['clean'][stage], adversarial)
-        for stage, adversarial in found['adversarial'].items()
+        stage: cka.mean_cosine(clean, of_network['adversarial'][stage])
+        for stage, clean in of_network['clean'].items()
       }
-      for name, found in seen.items()
+      for name, of_network in stages.items()
     },
   }
 
 
-def _all_pairs(seen: dict, kind: str) -> dict[str, dict[str, float]]:
+def _all_pairs(student: dict, teacher: dict) -> dict[str, dict[str, float]]:
+  """Returns the linear CKA of each stage of one with each of the other."""
   return {
-    stage: {
-      other: cka.linear_cka(x, y) for other, y in seen['teacher'][kind].items()
-    }
-    for stage, x in seen['student'][kind].items()
+    stage: {other: cka.linear_cka(x, y) for other, y in teacher.items()}
+    for stage, x in student.items()
   }
 
 
@@ -135,7 +137,7 @@ def make_card(
   teacher: networks.Network,
   test: data.Split,
 ) -> dict:
-  """Returns what the numbers are of."""
+  """Returns the networks, images and attack that the numbers are of."""
   norm, epsilon, step_size = threat_model(c)
   return {
     'student': workdir,
@@ -169,7 +171,7 @@ def show(card: dict, measured: dict) -> None:
       *(_text(measured['cka'][kind], stage, stage) for kind in measured['cka']),
       *(_text(cosine, name, stage) for name in cosine),
     ]
-    for stage in stages(cosine)
+    for stage in all_stages(cosine)
   ]
   console.table(
     f'{card["dataset"]}, {card["num_examples"]} test images, {card["attack"]}, '
@@ -179,9 +181,9 @@ def show(card: dict, measured: dict) -> None:
   )
 
 
-def stages(cosine: dict) -> list[str]:
+def all_stages(cosine: dict) -> list[str]:
   """Returns the stages that any of the networks has, from image to logits."""
-  names = {stage for found in cosine.values() for stage in found}
+  names = {stage for of_network in cosine.values() for stage in of_network}
   return sorted(names, key=features.depth)
 
 
@@ -226,17 +228,17 @@ def _draw_pairs(axis, title: str, table: dict) -> None:
     axis.text(
       column, row, f'{value:.2f}', ha='center', va='center', color=colour
     )
-  others = list(next(iter(table.values())))
-  axis.set_xticks(range(len(others)), others)
+  teacher_stages = list(next(iter(table.values())))
+  axis.set_xticks(range(len(teacher_stages)), teacher_stages)
   axis.set_yticks(range(len(table)), list(table))
   axis.set(title=title, xlabel='teacher', ylabel='student')
 
 
 def _draw_cosines(axis, cosine: dict) -> None:
-  names = stages(cosine)
-  for network, found in cosine.items():
-    places = [names.index(stage) for stage in found]
-    axis.plot(places, list(found.values()), marker='o', label=network)
+  names = all_stages(cosine)
+  for network, of_network in cosine.items():
+    indices = [names.index(stage) for stage in of_network]
+    axis.plot(indices, list(of_network.values()), marker='o', label=network)
   axis.set_xticks(range(len(names)), names)
   axis.set(title='cosine of clean and adversarial', ylabel='mean over images')
   axis.grid(alpha=0.3)

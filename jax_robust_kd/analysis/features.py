@@ -1,4 +1,4 @@
-"""Networks of finished runs: their features, and another head on them."""
+"""Features of the networks of finished runs, and another head on them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +11,7 @@ import numpy as np
 
 from jax_robust_kd import data, networks
 from jax_robust_kd.attacks.batching import make_program, make_runner
-from jax_robust_kd.core import Array, PyTree, UserError
+from jax_robust_kd.core import Array, Forward, PyTree, UserError
 from jax_robust_kd.runtime import checkpoint, parallel
 from jax_robust_kd.workdir import read_config
 
@@ -34,16 +34,12 @@ def load_any(
       "classifier='none'), so that accuracy chose its best checkpoint by "
       'chance; use --config.eval.checkpoint=last'
     )
-  found = checkpoint.read(Path(workdir), which)
-  classes = found[1]['num_classes'] if found else 0
-  network = networks.load_network(
-    workdir, dataset._replace(num_classes=classes), which
-  )
-  expected = network.variables['params']['stem']['kernel'].shape[2]
+  network = networks.load_network(workdir, dataset, which, any_classes=True)
+  takes = network.variables['params']['stem']['kernel'].shape[2]
   channels = dataset.train.image.shape[-1]
-  if expected != channels:
+  if takes != channels:
     raise UserError(
-      f'the network in {workdir} takes images of {expected} channel(s), data '
+      f'the network in {workdir} takes images of {takes} channel(s), data '
       f'set {dataset.name!r} has {channels}; choose another data.name'
     )
   return network
@@ -59,8 +55,8 @@ def save_with_head(
   """Writes a network with another head as the 'best' checkpoint of a run.
 
   Args:
-    workdir: of the run.
-    network: all but its head is kept.
+    workdir: workdir of the run.
+    network: the network, saved with another head.
     head: 'kernel' [d, K] and 'bias' [K], on the pooled features.
     step: optimizer steps of the head.
     record: what `train` stores too, but for the normalization.
@@ -101,8 +97,8 @@ def extract(
   Args:
     network: computes in float32 with running averages.
     images: rows -> [n, H, W, C] float32 in [0, 1].
-    count: N, how many images there are.
-    batch_size: over all local devices.
+    count: N, the number of images.
+    batch_size: images at once, over all local devices.
 
   Returns:
     'stem', 'stage1'.. and 'pooled', in this order, [N, channels] float32.
@@ -123,7 +119,7 @@ def extract(
   }
 
 
-def _features_of(forward: Callable) -> Callable:
+def _features_of(forward: Forward) -> Callable:
   return lambda variables, image: {
     name: _average(x)
     for name, x in forward(variables, image, 'eval').features.items()

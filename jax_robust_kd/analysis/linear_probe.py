@@ -1,4 +1,4 @@
-"""A linear classifier on given features."""
+"""Linear probe: a linear classifier trained on frozen features."""
 
 from collections.abc import Callable
 from functools import partial
@@ -20,13 +20,21 @@ class Labelled(NamedTuple):
   label: np.ndarray  # [N] int32
 
 
-class Layer(NamedTuple):
-  """logits = feature kernel + bias, and how it was found."""
+class Schedule(NamedTuple):
+  """How a probe passes over its training features."""
+
+  batch_size: int
+  epochs: int
+  seed: int = 0  # seed of the order of the images
+
+
+class LinearProbe(NamedTuple):
+  """logits = feature kernel + bias, and how it was chosen."""
 
   kernel: np.ndarray  # [d, K] float32
   bias: np.ndarray  # [K] float32
   step: int  # optimizer steps
-  val_clean: float  # accuracy on what was held out
+  val_clean: float  # accuracy on the held-out images
 
 
 def fit(
@@ -34,31 +42,28 @@ def fit(
   val: Labelled,
   num_classes: int,
   tx: optax.GradientTransformation,
-  *,
-  batch_size: int,
-  epochs: int,
-  seed: int,
-  show: Callable[[dict], None] = lambda line: None,
-) -> Layer:
-  """Trains by cross-entropy, from 0; held-out images choose the epoch.
+  schedule: Schedule,
+  log: Callable[[dict], None] = lambda line: None,
+) -> LinearProbe:
+  """Trains a probe by cross-entropy from 0; held-out images choose the epoch.
 
-  Inside, each feature has mean 0 and deviation 1 over the training images, so
-  that step size and weight decay mean the same for any network; what is
-  returned takes the features as they are.
+  In training each feature has mean 0 and deviation 1 over the training images,
+  so that step size and weight decay mean the same for any network. The probe
+  that is returned takes the features as they are.
 
   Args:
-    train: to fit.
-    val: to choose the epoch by.
+    train: features to train on.
+    val: features that choose the epoch.
     num_classes: K.
     tx: the optimizer.
-    batch_size: of a step.
-    epochs: over `train`.
-    seed: of the order of the images.
-    show: told 'step', 'epoch', 'loss' and 'val_clean' of every epoch.
+    schedule: batches and epochs.
+    log: called with 'step', 'epoch', 'loss' and 'val_clean' of every epoch.
 
   Raises:
-    UserError: the batch is larger than the set; RunError: the loss is no number
+    UserError: the batch is larger than the set.
+    RunError: the loss is not finite.
   """
+  batch_size = schedule.batch_size
   steps = data.num_batches(len(train.label), batch_size)
   center, scale = _statistics(train.feature)
   params = {
@@ -69,26 +74,26 @@ def fit(
     jax.device_put(part._replace(feature=(part.feature - center) / scale))
     for part in (train, val)
   ]
-  run = jax.jit(partial(_epoch, tx))
+  train_epoch = jax.jit(partial(_train_epoch, tx))
   carry, best = (params, tx.init(params)), (-1.0, 0, params)
-  for epoch in range(epochs):
-    order = data.epoch_order(seed, epoch, len(train.label))
+  for epoch in range(schedule.epochs):
+    order = data.epoch_order(schedule.seed, epoch, len(train.label))
     rows = order[: steps * batch_size].reshape(steps, batch_size)
-    carry, loss, right = run(carry, *sets, rows)
+    carry, loss, val_clean = train_epoch(carry, *sets, rows)
     if not np.isfinite(loss):
       raise RunError(
-        f'the loss of the linear layer is not finite in epoch {epoch + 1}; '
+        f'the loss of the linear probe is not finite in epoch {epoch + 1}; '
         'lower optimizer.learning_rate'
       )
-    done, accuracy = (epoch + 1) * steps, float(right)
-    line = {'step': done, 'epoch': epoch + 1, 'val_clean': accuracy}
-    show(line | {'loss': float(loss)})
+    step, accuracy = (epoch + 1) * steps, float(val_clean)
+    line = {'step': step, 'epoch': epoch + 1, 'val_clean': accuracy}
+    log(line | {'loss': float(loss)})
     if accuracy > best[0]:
-      best = accuracy, done, carry[0]
-  accuracy, done, params = best
+      best = accuracy, step, carry[0]
+  accuracy, step, params = best
   kernel = np.asarray(params['kernel']) / scale[:, None]
   bias = np.asarray(params['bias']) - center @ kernel
-  return Layer(kernel, bias, done, accuracy)
+  return LinearProbe(kernel, bias, step, accuracy)
 
 
 def _statistics(feature: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -99,7 +104,7 @@ def _statistics(feature: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return feature.mean(axis=0), np.where(dead, np.float32(1), scale)
 
 
-def _epoch(
+def _train_epoch(
   tx: optax.GradientTransformation,
   carry: tuple[PyTree, PyTree],
   train: Labelled,
@@ -116,8 +121,8 @@ def _epoch(
     return (optax.apply_updates(params, updates), opt_state), loss
 
   carry, loss = jax.lax.scan(step, carry, rows)
-  found = jnp.argmax(_logits(carry[0], val), axis=-1)
-  return carry, loss.mean(), (found == val.label).mean()
+  predicted = jnp.argmax(_logits(carry[0], val), axis=-1)
+  return carry, loss.mean(), (predicted == val.label).mean()
 
 
 def _logits(params: PyTree, part: Labelled) -> Array:

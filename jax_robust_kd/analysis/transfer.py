@@ -1,10 +1,9 @@
-"""What the features of a run are worth on another data set, as a command.
+"""Linear probe of a run's features, on its own or another data set.
 
-Everything of the network is kept as it is but the layer named 'head', which is
-trained anew on the features of the images as they are, without attack. Then the
-whole network is attacked on test images, end to end. With the data set that the
-features were trained on this is their linear probe. What is left is a run like
-any other: `analyse` and further transfers read it.
+The features are frozen: only the layer named 'head' is trained, on clean
+images. Then the whole network is attacked on test images, end to end. The
+workdir is that of a run like any other: `analyse` and further transfers read
+it.
 """
 
 from pathlib import Path
@@ -48,13 +47,13 @@ def run(args: Args) -> int:
   return 3 if level == 'red' else 0
 
 
-def fit(given: Config, run_dir: str, workdir: Path, mode: str) -> str:
-  """Trains a linear layer on a run's features, and evaluates the whole.
+def fit(c: Config, run_dir: str, workdir: Path, mode: str) -> str:
+  """Trains a linear probe on a run's features, and evaluates the network.
 
   What is done is not done again: the same command goes on where it stopped.
 
   Args:
-    given: data set, optimizer and evaluation.
+    c: config whose data, optimizer, evaluation and seed count.
     run_dir: workdir of the run with the features.
     workdir: for all files.
     mode: as for `job.run`.
@@ -66,8 +65,8 @@ def fit(given: Config, run_dir: str, workdir: Path, mode: str) -> str:
     UserError: a mistake of the user's, before anything is compiled.
     RunError: it cannot go on.
   """
-  config_lib.validate(given)
-  c = make_config(given, run_dir, workdir)
+  config_lib.validate(c)
+  c = make_config(c, run_dir, workdir)
   dataset = build.load_data(c)
   _check_side(c, run_dir, dataset)
   build.check(c, dataset, 'eval')  # nothing is attacked while it trains
@@ -76,44 +75,43 @@ def fit(given: Config, run_dir: str, workdir: Path, mode: str) -> str:
   check_workdir(workdir, c, mode)
   finished = _is_finished(workdir, network)
   if mode != 'train' and not finished:
-    raise UserError(f'{workdir} has no linear layer yet; use --mode train')
+    raise UserError(f'{workdir} has no linear probe yet; use --mode train')
   source = _describe(run_dir, c, network)
   with lock.held(workdir):
-    return _run(c, network, dataset, source, workdir, mode, finished)
+    job.keep_compiled(workdir / 'compiled')
+    claim_workdir(workdir, c)
+    if not finished:
+      train_head(c, network, dataset, source, workdir)
+    c.eval.checkpoint = 'best'  # of the workdir
+    label = f'linear probe of {source["method"]}'
+    evaluate_run(c, workdir, label, dataset)
+    card = files.read_json(workdir / 'results.json')
+    files.write_json(workdir / 'results.json', {'features': source, **card})
+    job.show_results([(workdir, label)])
+    return check_run(c, workdir, label, dataset) if mode == 'check' else ''
 
 
-def _run(
+def train_head(
   c: Config,
   network: networks.Network,
   dataset: data.Dataset,
   source: dict,
   workdir: Path,
-  mode: str,
-  finished: bool,
-) -> str:
-  job.keep_compiled(workdir / 'compiled')
-  claim_workdir(workdir, c)
-  if not finished:
-    layer = train_layer(c, network, dataset, workdir)
-    count = len(dataset.val.label)
-    record = {
-      'num_classes': dataset.num_classes,
-      'chosen_by': f'clean accuracy on {count} held-out training images',
-      'val_clean': layer.val_clean,
-      'features': source,
-    }
-    head = {'kernel': layer.kernel, 'bias': layer.bias}
-    features.save_with_head(workdir, network, head, layer.step, record)
-  c.eval.checkpoint = 'best'  # of the workdir
-  label = f'linear layer on {source["method"]}'
-  evaluate_run(c, workdir, label, dataset)
-  card = files.read_json(workdir / 'results.json')
-  files.write_json(workdir / 'results.json', {'features': source, **card})
-  job.show_results([(workdir, label)])
-  return check_run(c, workdir, label, dataset) if mode == 'check' else ''
+) -> None:
+  """Trains a probe and saves the network with it in place of its head."""
+  probe = train_probe(c, network, dataset, workdir)
+  count = len(dataset.val.label)
+  record = {
+    'num_classes': dataset.num_classes,
+    'chosen_by': f'clean accuracy on {count} held-out training images',
+    'val_clean': probe.val_clean,
+    'features': source,
+  }
+  head = {'kernel': probe.kernel, 'bias': probe.bias}
+  features.save_with_head(workdir, network, head, probe.step, record)
 
 
-def make_config(given: Config, run_dir: str, workdir: Path) -> Config:
+def make_config(c: Config, run_dir: str, workdir: Path) -> Config:
   """Returns the config of the whole network, with images of the right size.
 
   Raises:
@@ -125,42 +123,43 @@ def make_config(given: Config, run_dir: str, workdir: Path) -> Config:
     raise UserError(
       f'--workdir {workdir} is that of the features; choose a new one'
     )
-  asked = [key for key in _AUGMENT if given.data.augment[key]]
-  if asked or given.data.extra.file:
-    key = f'data.augment.{asked[0]}' if asked else 'data.extra.file'
+  switched_on = [f'data.augment.{k}' for k in _AUGMENT if c.data.augment[k]]
+  if c.data.extra.file:
+    switched_on.append('data.extra.file')
+  if switched_on:
     raise UserError(
-      f'{key} is set, but features are taken once, of the images of the set as '
-      'they are; switch it off as in configs/transfer.py'
+      f'{switched_on[0]} is set, but features are taken once, of images '
+      'without augmentation; switch it off as in configs/transfer.py'
     )
-  c = job.copy(given)
+  c = job.copy(c)
   c.student, c.method, c.baseline = source.student, {'name': 'natural'}, ''
-  c.data.image_size = _find_side(given, source, run_dir)
+  c.data.image_size = _find_side(c, source, run_dir)
   return c
 
 
-def _find_side(given: Config, source: Config, run_dir: str) -> int:
+def _find_side(c: Config, source: Config, run_dir: str) -> int:
   """Returns the side of the images that the features were trained on."""
-  asked, known = given.data.image_size, source.data.image_size
-  if asked and known and asked != known:
+  side, source_side = c.data.image_size, source.data.image_size
+  if side and source_side and side != source_side:
     raise UserError(
-      f'data.image_size={asked}, but {run_dir} was trained on images of '
-      f'{known} pixels; leave it at 0'
+      f'data.image_size={side}, but {run_dir} was trained on images of '
+      f'{source_side} pixels; leave it at 0'
     )
-  if asked or known:
-    return asked or known
-  if given.data.name == source.data.name:
+  if side or source_side:
+    return side or source_side
+  if c.data.name == source.data.name:
     return 0
   test = data.find_test(source.data.name, source.data.data_dir)
   return test.image.shape[1]
 
 
 def _check_side(c: Config, run_dir: str, dataset: data.Dataset) -> None:
-  side, found = c.data.image_size, dataset.train.image.shape[1]
-  if side and side != found:
+  side, dataset_side = c.data.image_size, dataset.train.image.shape[1]
+  if side and side != dataset_side:
     raise UserError(
       f'the features of {run_dir} are of images of {side} pixels, those of '
-      f'{dataset.name!r} have {found} and cannot be resized here; bring them '
-      f'to {side} x {side}'
+      f'{dataset.name!r} have {dataset_side} and cannot be resized here; '
+      f'bring them to {side} x {side}'
     )
 
 
@@ -177,27 +176,27 @@ def _describe(run_dir: str, c: Config, network: networks.Network) -> dict:
 
 
 def _is_finished(workdir: Path, network: networks.Network) -> bool:
-  """Returns whether the layer is trained.
+  """Returns whether the probe is trained.
 
   Raises:
     UserError: there is one, but on other features.
   """
-  found = checkpoint.read(workdir, 'best')
-  if found is None:
+  saved = checkpoint.read(workdir, 'best')
+  if saved is None:
     return False
-  source = found[1].get('features', {})
+  source = saved[1].get('features', {})
   if source.get('sha256') != network.sha256:
     raise UserError(
-      f'{workdir} holds a layer on other features, those of '
+      f'{workdir} holds a linear probe of other features, those of '
       f'{source.get("run")} at step {source.get("checkpoint_step")}; choose a '
       'new --workdir'
     )
   return True
 
 
-def train_layer(
+def train_probe(
   c: Config, network: networks.Network, dataset: data.Dataset, workdir: Path
-) -> linear_probe.Layer:
+) -> linear_probe.LinearProbe:
   """Trains on the training images; those held out choose the epoch."""
   console.say(
     f'features of {len(dataset.train.label)} training and '
@@ -207,39 +206,33 @@ def train_layer(
     _labelled(network, split, c.eval.batch_size)
     for split in (dataset.train, dataset.val)
   )
-  log = workdir / 'metrics.jsonl'
-  files.truncate(log, 0)
+  metrics = workdir / 'metrics.jsonl'
+  files.truncate(metrics, 0)
   per_epoch = data.num_batches(len(train.label), c.data.batch_size)
   tx, _ = optim.from_settings(c.optimizer, per_epoch)
-  with console.progress('linear layer', 0, c.optimizer.epochs) as update:
+  schedule = linear_probe.Schedule(
+    c.data.batch_size, c.optimizer.epochs, c.seed
+  )
+  with console.progress('linear probe', 0, schedule.epochs) as update:
 
-    def show(line: dict) -> None:
-      files.append(log, line)
+    def log(line: dict) -> None:
+      files.append(metrics, line)
       accuracy = 100 * line['val_clean']
       update(line['epoch'], f'loss {line["loss"]:.3f}  val {accuracy:.1f}')
 
-    return linear_probe.fit(
-      train,
-      val,
-      dataset.num_classes,
-      tx,
-      batch_size=c.data.batch_size,
-      epochs=c.optimizer.epochs,
-      seed=c.seed,
-      show=show,
-    )
+    return linear_probe.fit(train, val, dataset.num_classes, tx, schedule, log)
 
 
 def _labelled(
   network: networks.Network, split: data.Split, batch_size: int
 ) -> linear_probe.Labelled:
   rows = np.arange(len(split.label))
-  own = rows[processes.process_slice()]
-  found = features.extract(
+  local_rows = rows[processes.process_slice()]
+  local = features.extract(
     network,
-    lambda part: evaluate.pixels(split, own[part]),
-    len(own),
+    lambda part: evaluate.pixels(split, local_rows[part]),
+    len(local_rows),
     batch_size,
   )
-  pooled = processes.gather_slices(found['pooled'], len(rows))
+  pooled = processes.gather_slices(local['pooled'], len(rows))
   return linear_probe.Labelled(pooled, np.asarray(split.label[rows]))

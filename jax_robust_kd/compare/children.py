@@ -127,7 +127,8 @@ def run_all(
         if time.monotonic() - reported > LINE_SECONDS:
           reported = time.monotonic()
           for one in running:
-            console.say(f'  {one.task.label}: {_last_line(one.task.folder)}')
+            lines = _read_log(one.task.folder, one.log_start)
+            console.say(f'  {one.task.label}: {(lines or ["starting"])[-1]}')
         time.sleep(0.1)
   finally:
     _stop(running)
@@ -177,7 +178,7 @@ def _start(
 
 
 def _log_end(one: _Running) -> float:
-  """Logs the exit code of a process that has ended; returns its seconds."""
+  """Logs how a process has ended; returns its seconds."""
   assert one.process.stdin is not None
   one.process.stdin.close()
   seconds = time.monotonic() - one.started
@@ -191,35 +192,27 @@ def _end(one: _Running, failures: Failures) -> None:
   seconds = _log_end(one)
   if code == 0 and is_done(task.folder):
     console.say(f'{task.label}: done in {console.duration(seconds)}')
-    return
-  failures[task.folder] = _reason(task.folder / 'log.txt', one.log_start, code)
-  console.say(f'{task.label}: FAILED: {failures[task.folder]}')
+  else:
+    failures[task.folder] = _reason(task, one.log_start, code)
+    console.say(f'{task.label}: FAILED: {failures[task.folder]}')
 
 
-def _reason(log: Path, start: int, code: int) -> str:
+def _reason(task: Task, log_start: int, code: int) -> str:
   """Returns the sentence with which a process ended."""
   if code < 0:
     name = signal.Signals(-code).name
     hint = '; is there enough memory?' if name == 'SIGKILL' else ''
     return f'killed by {name}{hint}'
-  lines = _lines(log.read_bytes()[start:])
+  lines = _read_log(task.folder, log_start)
   for line in reversed(lines):
     if line.startswith(('error: ', 'stopped: ')):
       return line.partition(': ')[2]
-  last = lines[-1] if lines else 'it said nothing'
-  return f'exit code {code}: {last}'
+  return f'exit code {code}: {lines[-1] if lines else "it said nothing"}'
 
 
-def _last_line(folder: Path) -> str:
-  with (folder / 'log.txt').open('rb') as file:
-    file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
-    lines = _lines(file.read())
-  return lines[-1] if lines else 'starting'
-
-
-def _lines(log: bytes) -> list[str]:
-  lines = log.decode(errors='replace').splitlines()
-  return [line.strip() for line in lines if line.strip()]
+def _read_log(folder: Path, start: int) -> list[str]:
+  text = (folder / 'log.txt').read_bytes()[start:].decode(errors='replace')
+  return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def wall_clock(folder: Path) -> float | None:
@@ -241,13 +234,13 @@ def time_left(
   None before the first has finished.
   """
   done = [t for t in tasks if is_done(t.folder)]
-  timed = [(wall_clock(t.folder), t.cost) for t in done]
-  known = [(seconds, cost) for seconds, cost in timed if seconds is not None]
-  if not known:
+  timed = [(seconds, t.cost) for t in done if (seconds := wall_clock(t.folder))]
+  if not timed:
     return None
-  rate = sum(seconds for seconds, _ in known) / sum(cost for _, cost in known)
+  seconds, costs = map(sum, zip(*timed, strict=True))
   left = [t for t in tasks if t not in done and t.folder not in failures]
-  return rate * sum(t.cost for t in left) / min(at_once, max(len(left), 1))
+  cost_left = sum(t.cost for t in left)
+  return seconds / costs * cost_left / min(at_once, max(len(left), 1))
 
 
 def _headline(
@@ -255,5 +248,4 @@ def _headline(
 ) -> str:
   left = time_left(tasks, failures, at_once)
   about = '' if left is None else f', about {console.duration(left)} to go'
-  number = tasks.index(task) + 1
-  return f'run {number} of {len(tasks)}{about}: {task.label}'
+  return f'run {tasks.index(task) + 1} of {len(tasks)}{about}: {task.label}'

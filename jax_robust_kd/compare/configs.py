@@ -5,10 +5,9 @@ import difflib
 from pathlib import Path
 import re
 import runpy
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from flax.traverse_util import flatten_dict
-from ml_collections import ConfigDict
 
 from jax_robust_kd import config as config_lib
 from jax_robust_kd import data, job
@@ -59,38 +58,33 @@ def read_configs(files: Sequence[str]) -> list[tuple[str, str, Config]]:
     UserError: a file is missing or returns something else, or two labels would
       share a folder.
   """
-  runs = _call_get_runs(files[0]) if len(files) == 1 else None
-  if runs is None:
-    configs = [(file, config_lib.load_config(file)) for file in files]
-    runs = [(c.method.name, file, c) for file, c in configs]
+  runs = []
+  if len(files) == 1 and Path(files[0]).is_file():
+    runs = _call_get_runs(files[0])
+  for file in () if runs else files:
+    c = config_lib.load_config(file)
+    runs.append((c.method.name, file, c))
   check_labels([label for label, _, _ in runs])
   return runs
 
 
-def _call_get_runs(file: str) -> list[tuple[str, str, Config]] | None:
-  """Returns None where a file does not define `get_runs`."""
-  if not Path(file).is_file():
-    return None
+def _call_get_runs(file: str) -> list[tuple[str, str, Config]]:
+  """Returns [] where a file does not define `get_runs`."""
   try:
     get_runs = runpy.run_path(file).get('get_runs')
-    runs = get_runs() if get_runs else []
+    if get_runs is None:
+      return []
+    runs = [(str(label), file, job.copy(c)) for label, c in get_runs()]
+    if not runs:
+      raise ValueError('there is none')
+    return runs
+  except UserError:
+    raise
   except Exception as error:  # whatever the user's code may raise
-    raise UserError(f'{file}: {type(error).__name__}: {error}') from None
-  if get_runs is None:
-    return None
-  if not (runs and isinstance(runs, list) and all(map(_is_pair, runs))):
-    raise UserError(f'{file}: get_runs() must return (label, config) pairs')
-  return [(label, file, c) for label, c in runs]
-
-
-def _is_pair(run) -> bool:
-  is_tuple = isinstance(run, tuple)
-  return (
-    is_tuple
-    and len(run) == 2
-    and isinstance(run[0], str)
-    and isinstance(run[1], ConfigDict)
-  )
+    raise UserError(
+      f'{file}: get_runs() must return (label, config) pairs; '
+      f'{type(error).__name__}: {error}'
+    ) from None
 
 
 def check_labels(labels: list[str]) -> None:
@@ -130,24 +124,28 @@ def override(c: Config, settings: Sequence[str], label: str) -> Config:
   Raises:
     UserError: an unknown key, or a value of the wrong type.
   """
-  known = list(flatten_dict(c.to_dict(), sep='.'))
   for setting in settings:
-    key = setting.partition('=')[0]
-    config_lib.refuse_old_name(key)
-    if key == 'seed':
+    config_lib.refuse_old_name(setting.partition('=')[0])
+    if setting.startswith('seed='):
       raise UserError(f'--config.{setting}: give --seeds instead')
-    if key not in known:
-      near = difflib.get_close_matches(key, known, 1, cutoff=0.75)
-      group = [k for k in known if k.startswith(key.rpartition('.')[0] + '.')]
-      hint = f'there are: {", ".join(group or known)}'
-      if near:
-        hint = f'did you mean {near[0]}?'
-      raise UserError(f'--config.{key} is not a setting of {label!r}; {hint}')
+  words = [f'--config.{setting}' for setting in settings]
   try:
-    words = [f'--config.{setting}' for setting in settings]
     return job.copy(settings_lib.override(job.copy(c), words))
   except UserError as error:
+    known = list(flatten_dict(c.to_dict(), sep='.'))
+    for key in [setting.partition('=')[0] for setting in settings]:
+      if key not in known:
+        _refuse_key(key, known, label)
     raise UserError(f'{label!r}: {error}') from None
+
+
+def _refuse_key(key: str, known: list[str], label: str) -> NoReturn:
+  near = difflib.get_close_matches(key, known, 1, cutoff=0.75)
+  group = [k for k in known if k.startswith(key.rpartition('.')[0] + '.')]
+  hint = f'there are: {", ".join(group or known)}'
+  if near:
+    hint = f'did you mean {near[0]}?'
+  raise UserError(f'--config.{key} is not a setting of {label!r}; {hint}')
 
 
 def plan_runs(

@@ -27,7 +27,7 @@ def draw(path: Path, labels: list[dict], title: str) -> None:
   figure = Figure(figsize=size, dpi=150, layout='constrained')
   axes = figure.add_subplot()
   axes.set(xlabel='clean accuracy, %', ylabel='worst case under attack, %')
-  axes.set_title(title, fontsize=10, loc='left')
+  axes.set_title(title, fontsize=10, loc='left', parse_math=False)
   axes.grid(alpha=0.25)
   for number, label in enumerate(labels):
     mean, sd, teacher = label['mean'], label['sd'], label['teacher']
@@ -36,7 +36,7 @@ def draw(path: Path, labels: list[dict], title: str) -> None:
       mean['worst case'],
       xerr=sd.get('clean'),
       yerr=sd.get('worst case'),
-      fmt='*' if teacher else MARKERS[number // 10 % len(MARKERS)],
+      fmt='*' if teacher else MARKERS[(number + number // 10) % 10],
       color='black' if teacher else f'C{number % 10}',
       markersize=14 if teacher else 7,
       elinewidth=1,

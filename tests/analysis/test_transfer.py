@@ -1,4 +1,4 @@
-"""A linear layer on frozen features: the fit, and the command."""
+"""A linear probe of frozen features: the fit, and the command."""
 
 import json
 
@@ -11,10 +11,11 @@ import pytest
 
 from jax_robust_kd import data, job, networks
 from jax_robust_kd.__main__ import main
-from jax_robust_kd.analysis import linear_probe, transfer
+from jax_robust_kd.analysis import features, linear_probe, transfer
 from jax_robust_kd.config import load_config
 from jax_robust_kd.core import RunError
 from jax_robust_kd.evaluation import evaluate
+from jax_robust_kd.runtime import checkpoint
 from jax_robust_kd.training import build
 from jax_robust_kd.workdir import claim_workdir
 
@@ -31,34 +32,35 @@ def clusters(seed, count, spread=0.3):
   return linear_probe.Labelled(feature.astype(np.float32), label)
 
 
-def fit(train, val, tx=None, **changes):
-  arguments = dict(batch_size=20, epochs=30, seed=0) | changes
-  return linear_probe.fit(train, val, 3, tx or optax.adam(0.05), **arguments)
+def fit(train, val, tx=None, log=lambda line: None, **changes):
+  schedule = linear_probe.Schedule(20, 30)._replace(**changes)
+  tx = tx or optax.adam(0.05)
+  return linear_probe.fit(train, val, 3, tx, schedule, log)
 
 
 def test_one_step_by_hand():
   """From 0, with softmax 1/3: kernel = rate / N Z^T (Y - 1/3), unstandardized.
 
-  Z are the standardized features; the layer returned takes the raw ones.
+  Z are the standardized features; the probe returned takes the raw ones.
   """
   part = clusters(1, 30)
-  layer = fit(part, part, optax.sgd(0.1), batch_size=30, epochs=1)
+  probe = fit(part, part, optax.sgd(0.1), batch_size=30, epochs=1)
   x, y = part.feature[:, :4].astype(np.float64), np.eye(3)[part.label]
   z = (x - x.mean(0)) / x.std(0)
   kernel = 0.1 / 30 * z.T @ (y - 1 / 3)
   bias = 0.1 * (y - 1 / 3).mean(0)
   expected = z @ kernel + bias
   np.testing.assert_allclose(
-    part.feature @ layer.kernel + layer.bias, expected, rtol=2e-4, atol=1e-5
+    part.feature @ probe.kernel + probe.bias, expected, rtol=2e-4, atol=1e-5
   )
-  np.testing.assert_array_equal(layer.kernel[4], 0)  # the dead feature
+  np.testing.assert_array_equal(probe.kernel[4], 0)  # the dead feature
 
 
 def test_the_fit_separates_what_is_separable_whatever_its_scale():
-  layer = fit(clusters(1, 200), clusters(2, 90))
+  probe = fit(clusters(1, 200), clusters(2, 90))
   test = clusters(3, 200)
-  found = np.argmax(test.feature @ layer.kernel + layer.bias, axis=1)
-  assert layer.val_clean > 0.95 and np.mean(found == test.label) > 0.95
+  found = np.argmax(test.feature @ probe.kernel + probe.bias, axis=1)
+  assert probe.val_clean > 0.95 and np.mean(found == test.label) > 0.95
 
 
 def test_held_out_images_choose_the_epoch():
@@ -66,12 +68,12 @@ def test_held_out_images_choose_the_epoch():
   lines = []
   val = clusters(2, 60, spread=0.6)
   noisy = clusters(1, 40, spread=2.0)
-  layer = fit(noisy, val, optax.adam(0.3), epochs=40, show=lines.append)
+  probe = fit(noisy, val, optax.adam(0.3), lines.append, epochs=40)
   scores = [line['val_clean'] for line in lines]
   best = int(np.argmax(scores))
   assert best < len(lines) - 1 and scores[-1] < scores[best]
-  assert layer.step == lines[best]['step'] == 2 * (best + 1)
-  found = np.argmax(val.feature @ layer.kernel + layer.bias, axis=1)
+  assert probe.step == lines[best]['step'] == 2 * (best + 1)
+  found = np.argmax(val.feature @ probe.kernel + probe.bias, axis=1)
   assert np.mean(found == val.label) == pytest.approx(scores[best])
 
 
@@ -143,9 +145,22 @@ def test_the_card(done, root, digits):
   assert 'held-out' in done['chosen_by'] and done['seed'] == 0
 
 
-def test_the_layer_learns_and_the_attack_passes_through_the_network(done):
+def test_the_probe_learns_and_the_attack_passes_through_the_network(done):
   assert done['clean_acc'] > 80
   assert done['robust_accuracy'] < done['clean_acc'] - 5
+
+
+def test_a_checkpoint_is_read_once(root, monkeypatch):
+  """Whatever its number of classes is: reading hashes all weights."""
+  steps = []
+  restore = checkpoint.restore
+  monkeypatch.setattr(
+    checkpoint, 'restore', lambda *args: steps.append(1) or restore(*args)
+  )
+  other = data.load(str(root / 'other.npz'))
+  network = features.load_any(str(root / 'source'), other, 'best')
+  assert (network.num_classes, other.num_classes) == (10, 3)
+  assert steps == [1]
 
 
 def test_only_the_head_is_new(done, root, digits):
@@ -189,7 +204,7 @@ def test_more_attacks_on_what_is_done(done, root):
 
 
 def test_test_images_have_no_part_in_the_choice(root, tmp_path):
-  """The layer is the same whatever they are."""
+  """The probe is the same whatever they are."""
   c = transfer.make_config(
     load_config(CONFIG), str(root / 'source'), tmp_path / 'x'
   )
@@ -198,8 +213,8 @@ def test_test_images_have_no_part_in_the_choice(root, tmp_path):
   network = networks.load_network(str(root / 'source'), dataset)
   few = data.Split(dataset.train.image[:128], dataset.train.label[:128])
   dataset = dataset._replace(train=few, test=data.Split(None, None))
-  layer = transfer.train_layer(c, network, dataset, tmp_path)
-  assert layer.val_clean > 0.4  # ten classes, and 0.61 by random features
+  probe = transfer.train_probe(c, network, dataset, tmp_path)
+  assert probe.val_clean > 0.4  # ten classes, and 0.61 by random features
   lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
   assert [json.loads(line)['epoch'] for line in lines] == [1, 2]
 
@@ -229,7 +244,7 @@ CASES = {
     ),
     'batch_too_large': (['--config.data.batch_size=4000'], ['4000']),
     'unknown_attack': (["--config.eval.suite=('pgdd',)"], ['pgdd']),
-    'no_layer_yet': (['--mode=eval'], ['train there first']),
+    'no_probe_yet': (['--mode=eval'], ['train there first']),
     'unknown_flag': (['--featres=x'], ['featres']),
 }  # fmt: skip
 
@@ -261,7 +276,7 @@ def test_mistake_gets_one_sentence(case, mistakes, capsys, monkeypatch):
     assert word in error, error
 
 
-def test_a_layer_on_other_features_is_refused(done, root, digits, capsys):
+def test_a_probe_of_other_features_is_refused(done, root, digits, capsys):
   model = dict(name='small_resnet', depth=8, width=6, mean=(0.2,), std=(0.4,))
   save_run(root / 'another', digits, 1, student=model)
   assert command(root, run='another') == 2

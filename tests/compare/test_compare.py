@@ -107,6 +107,8 @@ def test_settings_of_all_go_before_those_of_a_file(tmp_path):
     assert (after.optimizer.epochs, after.log_every) == (7, 9)
     assert after.eval.suite == ('pgd-2', 'fgsm')
   assert (c.optimizer.epochs, short.optimizer.epochs) == (30, 3)
+  # A field of the model that the config did not name, as in `train`.
+  assert read(KD, 'student.stem_stride=2').student.stem_stride == 2
 
 
 @pytest.mark.parametrize(
