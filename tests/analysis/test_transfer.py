@@ -14,7 +14,7 @@ from jax_robust_kd.__main__ import main
 from jax_robust_kd.analysis import features, linear_probe, transfer
 from jax_robust_kd.config import load_config
 from jax_robust_kd.core import RunError
-from jax_robust_kd.evaluation import evaluate
+from jax_robust_kd.evaluation import store
 from jax_robust_kd.runtime import checkpoint
 from jax_robust_kd.training import build
 from jax_robust_kd.workdir import claim_workdir
@@ -188,7 +188,7 @@ def test_what_is_done_is_not_done_again(done, root, monkeypatch, capsys):
     raise AssertionError('done again')
 
   monkeypatch.setattr(linear_probe, 'fit', never)
-  monkeypatch.setattr(evaluate, '_save', never)
+  monkeypatch.setattr(store, '_save', never)
   assert command(root) == 0
   assert 'clean' in capsys.readouterr().out
   again = json.loads((root / 'done' / 'results.json').read_text())
