@@ -178,8 +178,12 @@ def _parse_flags(command: Command, argv: list[str]) -> tuple[dict, list[str]]:
   try:
     rest = values(['', *argv])[1:]
   except flags.Error as error:
+    text = ' '.join(str(error).split())
+    for flag in command.flags:
+      if text == f'Missing value for flag --{flag.name}':
+        raise UserError(f'give --{flag.name} {flag.value}') from None
     hint = '; settings are --config.GROUP.KEY=VALUE' if command.config else ''
-    raise UserError(' '.join(str(error).split()) + hint) from None
+    raise UserError(text + hint) from None
   return {flag.name: values[flag.name].value for flag in command.flags}, rest
 
 
