@@ -11,7 +11,8 @@ demo: .venv/ready
 
 test: .venv/ready lint
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m 'not slow and not torch' \
-	  -n auto --maxprocesses 4 --dist loadfile --max-worker-restart 0
+	  -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+	  --max-worker-restart 0
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -3,11 +3,14 @@
 import gc
 import os
 
+from helpers import quick_compile
+
 # Before JAX starts: the tests run on two devices and nothing but the CPU.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('JAX_NUM_CPU_DEVICES', '2')
 # Compiling is most of the time here: 9.8 s of CPU against 2.9 s for one step.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+os.environ['XLA_FLAGS'] = quick_compile.flags()
 
 from pathlib import Path
 
@@ -17,6 +20,21 @@ import pytest
 
 from jax_robust_kd import data
 from jax_robust_kd.attacks import batching
+
+# Files that take longest; begun first, so that all workers end together.
+LONGEST = (
+  'test_method_contract',
+  'test_resume',
+  'test_stream',
+  'test_processes',
+  'test_autoattack',
+  'test_field_bugs',
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  places = {name: place for place, name in enumerate(LONGEST)}
+  items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
 
 
 @pytest.fixture(scope='module', autouse=True)

@@ -18,7 +18,7 @@ import pytest
 from jax_robust_kd import data, main
 from jax_robust_kd.core import RunError, UserError
 from jax_robust_kd.data import decode as decode_lib
-from jax_robust_kd.runtime import files
+from jax_robust_kd.runtime import faults
 
 pytest.importorskip('grain')
 ROOT = Path(__file__).parents[2]
@@ -143,8 +143,7 @@ def test_resume_inside_an_epoch_repeats_no_image(folder):
 
 SHARD = """
 import sys
-from jax_robust_kd import data, main
-from jax_robust_kd.runtime import faults
+from jax_robust_kd import data
 if __name__ == '__main__':
   folder, index = sys.argv[1], int(sys.argv[2])
   reading = data.Reading(memory_gb=0.0, workers=1)
@@ -199,8 +198,7 @@ def test_a_killed_worker_is_a_clear_error_and_loses_nothing(folder):
 
 ENDLESS = """
 import multiprocessing, sys, time
-from jax_robust_kd import data, main
-from jax_robust_kd.runtime import faults
+from jax_robust_kd import data
 if __name__ == '__main__':
   reading = data.Reading(memory_gb=0.0, workers=2)
   train = data.load(sys.argv[1], val_size=16, reading=reading).train
@@ -413,15 +411,17 @@ def test_a_run_whose_worker_dies_can_go_on(
   # One folder of compiled programs for all three runs.
   monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path / 'compiled'))
   jax.config.update('jax_compilation_cache_dir', str(tmp_path / 'compiled'))
-  append, killed = files.append, []
+  killed = []
 
-  def kill_at_step_5(path, line):
-    append(path, line)
-    if path.name == 'metrics.jsonl' and line['step'] == 5 and not killed:
+  def kill_at_step_5(point, path=None, record=None, **facts):
+    if point != 'logged' or path.name != 'metrics.jsonl':
+      return
+    if record['step'] == 5 and not killed:
       killed.append(multiprocessing.active_children()[0].pid)
       os.kill(killed[0], signal.SIGKILL)
 
-  monkeypatch.setattr(files, 'append', kill_at_step_5)
+  monkeypatch.setattr(faults, '_watchers', [])
+  faults.watch(kill_at_step_5)
   assert _run(digits_folder, tmp_path / 'killed') == 1
   assert 'stopped: a process that decodes' in capfd.readouterr().err
   fewer = '--config.data.workers=1'
