@@ -75,6 +75,8 @@ def test_every_batch_holds_its_share(split, extra):
     labels = np.where(generated, names - 100, names) % 5
     np.testing.assert_array_equal(batch['label'][0], labels)
     np.testing.assert_array_equal(batch['index'][0], np.arange(BATCH))
+    rows = np.where(generated, N, names)
+    np.testing.assert_array_equal(batch['row'][0], rows)
 
 
 def test_each_part_is_passed_over_without_repeats(split, extra):
@@ -136,7 +138,7 @@ def _cut(path):
 BAD_FILES = {
   'compressed': (
     lambda p: _write(p, np.savez_compressed),
-    'data.prepare --name .*x.npz',
+    'jax-robust-kd prepare --name .*x.npz',
   ),
   'missing': (lambda p: None, 'there is no file'),
   'other size': (
