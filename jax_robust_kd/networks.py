@@ -45,6 +45,9 @@ def make_model(
   """Builds a module by name, normalizing with the data set's statistics."""
   fields = {'mean': dataset.mean, 'std': dataset.std, **fields}
   name = fields.pop('name')
+  for key in ('depth', 'width'):
+    if key in fields and fields[key] <= 0:
+      raise UserError(f'{key}={fields[key]} of model {name!r} must be above 0')
   dtype = jnp.bfloat16 if precision == 'bfloat16' else jnp.float32
   return models.build(name, dataset.num_classes, {**fields, 'dtype': dtype})
 

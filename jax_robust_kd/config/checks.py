@@ -1,9 +1,48 @@
 """Checks on what users write, before there are data and devices."""
 
+import math
+
 from jax_robust_kd.config.defaults import Config
 from jax_robust_kd.config.names import RENAMED, refuse_old_name
 from jax_robust_kd.core import UserError
 from jax_robust_kd.threat import THREATS, check_radii, threat_model
+
+_NONE = math.inf  # no upper bound
+
+# Setting -> lowest and highest value, then those of the two that are excluded.
+RANGES = {
+  'seed': (0, 2**32 - 1),
+  'log_every': (1, _NONE),
+  'data.num_train': (0, _NONE),
+  'data.val_size': (0, _NONE),
+  'data.batch_size': (1, _NONE),
+  'data.image_size': (0, _NONE),
+  'data.memory_gb': (0, _NONE),
+  'data.workers': (0, _NONE),
+  'train_attack.num_steps': (1, _NONE),
+  'optimizer.learning_rate': (0, _NONE),
+  'optimizer.momentum': (0, 1, 1),
+  'optimizer.weight_decay': (0, _NONE),
+  'optimizer.clip_norm': (0, _NONE),
+  'optimizer.milestones': (0, 1, 0, 1),  # each of them
+  'optimizer.decay': (0, 1, 0),
+  'optimizer.warmup_epochs': (0, _NONE),
+  'optimizer.epochs': (1, _NONE),
+  'optimizer.ema_decay': (0, 1, 1),
+  'optimizer.swa_start': (0, 1, 1),
+  'optimizer.awp_gamma': (0, _NONE),
+  'optimizer.awp_warmup_epochs': (0, _NONE),
+  'optimizer.accumulate': (1, _NONE),
+  'validation.every_epochs': (1, _NONE),
+  'eval.num_examples': (0, _NONE),
+  'eval.batch_size': (1, _NONE),
+  'check.num_images': (1, _NONE),
+  'save.every_steps': (1, _NONE),
+  'save.keep': (1, _NONE),
+}
+
+# Methods whose inner maximization starts at a point of gradient 0.
+_RANDOM_START = ('trades',)
 
 
 def _one_of(name: str, value, options) -> None:
@@ -12,9 +51,34 @@ def _one_of(name: str, value, options) -> None:
     raise UserError(f'{name}={value!r} is unknown; use one of: {choices}')
 
 
-def _at_least(name: str, value, least) -> None:
-  if value < least:
-    raise UserError(f'{name}={value} must be at least {least}')
+def check_range(key: str, value) -> None:
+  """Checks a number, or each of a tuple, against RANGES.
+
+  Raises:
+    UserError: it is outside, or no finite number.
+  """
+  if isinstance(value, tuple | list):
+    for each in value:
+      check_range(key, each)
+    return
+  low, high, *excluded = RANGES[key]
+  if not isinstance(value, (int, float)):
+    raise UserError(f'{key}={value!r} must be a number')
+  inside = math.isfinite(value) and low <= value <= high
+  if inside and value not in excluded:
+    return
+  if high == math.inf:
+    raise UserError(f'{key}={value} must be at least {low}')
+  ends = f'{"(" if low in excluded else "["}{low}, {high}'
+  ends += ')' if high in excluded else ']'
+  raise UserError(f'{key}={value} must be in {ends}')
+
+
+def _check_milestones(milestones) -> None:
+  if list(milestones) != sorted(set(milestones)):
+    raise UserError(
+      f'optimizer.milestones={tuple(milestones)} must increase; sort them'
+    )
 
 
 def _check_choices(c: Config) -> None:
@@ -58,35 +122,18 @@ def validate(c: Config) -> None:
       f'optimizer.ema_decay={c.optimizer.ema_decay} and optimizer.swa_start='
       f'{c.optimizer.swa_start} are two ways to average; set one to 0'
     )
-  if not 0 <= c.optimizer.swa_start < 1:
+  for key in RANGES:
+    group, _, name = key.rpartition('.')
+    check_range(key, (c[group] if group else c)[name])
+  _check_milestones(c.optimizer.milestones)
+  if c.method.name in _RANDOM_START and c.train_attack.init == 'zero':
     raise UserError(
-      f'optimizer.swa_start={c.optimizer.swa_start} must be a share of the '
-      'run in [0, 1)'
+      f"train_attack.init='zero' moves no image with method {c.method.name!r}, "
+      "whose gradient is 0 there; use 'gaussian' or 'uniform'"
     )
-  for name, value in (
-    ('train_attack.num_steps', c.train_attack.num_steps),
-    ('data.batch_size', c.data.batch_size),
-    ('eval.batch_size', c.eval.batch_size),
-    ('validation.every_epochs', c.validation.every_epochs),
-    ('check.num_images', c.check.num_images),
-    ('optimizer.epochs', c.optimizer.epochs),
-    ('optimizer.accumulate', c.optimizer.accumulate),
-    ('save.every_steps', c.save.every_steps),
-    ('save.keep', c.save.keep),
-    ('log_every', c.log_every),
-  ):
-    _at_least(name, value, 1)
-  for name, value in (
-    ('data.num_train', c.data.num_train),
-    ('data.val_size', c.data.val_size),
-    ('data.image_size', c.data.image_size),
-    ('data.memory_gb', c.data.memory_gb),
-    ('data.workers', c.data.workers),
-    ('eval.num_examples', c.eval.num_examples),
-    ('optimizer.learning_rate', c.optimizer.learning_rate),
-    ('optimizer.weight_decay', c.optimizer.weight_decay),
-    ('optimizer.warmup_epochs', c.optimizer.warmup_epochs),
-    ('optimizer.awp_gamma', c.optimizer.awp_gamma),
-    ('optimizer.awp_warmup_epochs', c.optimizer.awp_warmup_epochs),
-  ):
-    _at_least(name, value, 0)
+  for name in c.eval.suite:
+    if not isinstance(name, str):
+      raise UserError(
+        f'eval.suite={tuple(c.eval.suite)} must hold names of attacks, such as '
+        "('pgd-20',)"
+      )

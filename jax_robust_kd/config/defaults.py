@@ -136,6 +136,9 @@ def _data(dataset: str) -> dict:
       erase_area=0.33,  # its largest share of the image
       mixup_alpha=0.0,  # Beta(alpha, alpha); 0: off
       cutmix_alpha=0.0,
+      cutmix_prob=0.5,  # of CutMix where both are on, else of mixup
+      cutout_fill=0.0,  # what squares and boxes are covered with, in [0, 1]
+      label_smoothing=0.0,  # shared among all classes, in [0, 1]
     ),
   )
 

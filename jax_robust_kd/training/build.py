@@ -79,6 +79,7 @@ def check(c: Config, dataset: data.Dataset, mode: str = 'train') -> None:
         f'config.{group}.checkpoint to the workdir of a trained run, or '
         f'config.{group}.config to the config that trains one'
       )
+  make_augment(c, dataset)
   make_student(c, dataset)
   if method.peer:
     make_peer(c, dataset)
@@ -231,9 +232,7 @@ def make_recipe(
   recipe = Recipe(
     method=make_method(c),
     maximize=maximize,
-    augment=data.make_augment(
-      num_classes=dataset.num_classes, **c.data.augment.to_dict()
-    ),
+    augment=make_augment(c, dataset),
     student=networks.student.forward,
     teachers={k: t.forward for k, t in networks.teachers.items()},
     tx=tx,
@@ -246,6 +245,13 @@ def make_recipe(
     accumulate=c.optimizer.accumulate,
   )
   return recipe, schedule
+
+
+def make_augment(c: Config, dataset: data.Dataset) -> Callable:
+  """Builds the augmentation."""
+  return data.make_augment(
+    num_classes=dataset.num_classes, **c.data.augment.to_dict()
+  )
 
 
 def make_average(c: Config, steps_per_epoch: int) -> averages.Average | None:

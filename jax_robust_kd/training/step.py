@@ -31,7 +31,7 @@ _AUGMENT, _ATTACK, _DRAW = 0, 1, 2
 
 
 class Recipe(NamedTuple):
-  """What a step is made of; built from the config in `train.build`.
+  """What a step is made of; built from the config in `training.build`.
 
   Attributes:
     method: inner and outer problem.
