@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint slow torch lock clean
+.PHONY: demo test lint slow torch docs notebook release lock clean
 
 demo: .venv/ready
 	$(BIN)/python -m jax_robust_kd.main --config configs/quickstart.py \
@@ -19,7 +19,7 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-slow: .venv/ready
+slow: .venv/docs
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m slow
 
 torch: .venv/ready
@@ -37,6 +37,30 @@ torch: .venv/ready
 	  --no-deps -e .
 	touch $@
 
+# The site, in build/site, with every link checked. Once the tools are
+# installed it needs no network.
+docs: .venv/docs
+	$(BIN)/python docs/site.py
+
+notebook: .venv/docs
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m slow tests/test_docs.py \
+	  -k tutorial
+
+# Both distributions, and the wheel in an environment of its own.
+release: .venv/docs
+	rm -rf dist build/release
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+	$(PYTHON) -m venv build/release
+	build/release/bin/python -m pip install --quiet \
+	  --disable-pip-version-check dist/*.whl
+	cd build && release/bin/jax-robust-kd --version
+
+.venv/docs: .venv/ready docs/requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  -r docs/requirements.lock
+	touch $@
+
 # One lock for all supported Python versions, by markers.
 lock: .venv/ready
 	$(BIN)/python -m pip install --quiet uv
@@ -44,6 +68,9 @@ lock: .venv/ready
 	  --no-header --no-annotate --no-emit-index-url --extra dev --extra tensorboard \
 	  --extra report \
 	  setup.py -o requirements.lock
+	$(BIN)/uv pip compile --universal --python-version 3.11 --quiet \
+	  --no-header --no-annotate --no-emit-index-url --extra docs --extra release \
+	  --constraint requirements.lock setup.py -o docs/requirements.lock
 
 clean:
-	rm -rf .venv runs
+	rm -rf .cache .venv build dist runs

@@ -45,6 +45,13 @@ setup(
     'tpu': ['jax[tpu]>=0.10.2'],
     'cuda': ['jax[cuda13]>=0.10.2'],
     'torch': ['torch>=2.6'],  # comparisons in tests and benchmarks
+    'docs': [
+      'zensical>=0.0.70',
+      'mkdocstrings-python>=2.0',
+      'nbclient>=0.10',  # runs the tutorial
+      'ipykernel>=6.29',
+    ],
+    'release': ['build>=1.2', 'twine>=6.0'],
     'dev': [
       'pytest>=8',
       'pytest-timeout>=2.3',
