@@ -5,12 +5,22 @@ import importlib.util
 import json
 from pathlib import Path
 import re
+import shlex
 from types import ModuleType
 
 import pytest
 
 import jax_robust_kd
-from jax_robust_kd import attacks, checks, losses, methods, models
+from jax_robust_kd import (
+  attacks,
+  checks,
+  commandline,
+  losses,
+  methods,
+  models,
+  settings,
+)
+from jax_robust_kd.__main__ import COMMANDS
 from jax_robust_kd.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -130,6 +140,28 @@ def test_the_finished_site_is_checked(tmp_path):
   assert len(site.check(tmp_path)) == 4
   for part in ('b.html#there', 'c.html', 'loads https://a.org/a.js', 'a.css'):
     assert part in wrong
+
+
+def commands(page: str) -> list[list[str]]:
+  """Returns the words of each command line of ours, without its first."""
+  text = (ROOT / page).read_text()
+  shell = '\n'.join(re.findall(r'```sh\n(.*?)```', text, re.DOTALL))
+  lines = shell.replace('\\\n', ' ').splitlines()
+  words = [shlex.split(line, comments=True) for line in lines]
+  return [each[1:] for each in words if each and each[0] == 'jax-robust-kd']
+
+
+@pytest.mark.parametrize(
+  'page', ['README.md', 'docs/methods.md', 'docs/own_data.md']
+)
+def test_commands_of_the_pages_are_known(page, monkeypatch):
+  """Commands, configs, flags and settings, without running anything."""
+  monkeypatch.chdir(ROOT)
+  monkeypatch.setattr(settings, 'read_run', lambda workdir, overrides: None)
+  found = commands(page)
+  assert found
+  for name, *words in found:
+    commandline.parse(COMMANDS[name], f'jax_robust_kd {name}', words)
 
 
 def test_the_readme_is_short():
