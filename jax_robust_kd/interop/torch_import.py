@@ -142,7 +142,7 @@ def import_state(state: Mapping[str, np.ndarray], model: nn.Module) -> PyTree:
     jax.ShapeDtypeStruct((1, 32, 32, state[stem].shape[1]), jnp.float32),
   )
   shapes: dict = flatten_dict(template)
-  wanted = {path: _torch_key(path, rule) for path in shapes}
+  wanted = {path: torch_key(path, rule) for path in shapes}
   _check_keys(set(state), set(wanted.values()))
   flat = {
     path: _convert(key, state[key], shapes[path].shape)
@@ -201,7 +201,7 @@ def _check_normalization(state: dict, model: nn.Module) -> dict:
   return {k: v for k, v in state.items() if k not in _NORMALIZATION}
 
 
-def _torch_key(path: tuple[str, ...], rule: Callable[..., str]) -> str:
+def torch_key(path: tuple[str, ...], rule: Callable[..., str]) -> str:
   """('params', 'stage1_block2', 'conv1', 'kernel'): layer1.1.conv1.weight."""
   _, *place, leaf = path
   match = re.fullmatch(r'stage(\d+)_block(\d+)', place[0])

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 
 from jax_robust_kd.core import Array
 from jax_robust_kd.models import narrow_conv
+from jax_robust_kd.runtime import target
 
 # Bytes of a block of unfolded patches: the best of 2 to 40 MB measured.
 _BLOCK_BYTES = 8 * 2**20
@@ -100,14 +101,14 @@ def conv_general(
 ) -> Array:
   """Drop-in for `lax.conv_general_dilated`, for `flax.linen.Conv`.
 
-  Written by hand on the CPU (the backend when traced, not when run), for [B, H,
+  Written by hand for CPUs (`runtime.target` when traced), for [B, H,
   W, C] images and [kh, kw, C / groups, O] kernels, dense or depthwise, without
   kernel dilation; everything else is the plain convolution. Arguments and
   result are those of lax.
   """
   groups, dilation = feature_group_count, tuple(lhs_dilation or (1, 1))
   by_hand = (
-    jax.default_backend() == 'cpu'
+    target.platform() == 'cpu'
     and lhs.ndim == 4
     and groups in (1, lhs.shape[3])
     and all(d == 1 for d in rhs_dilation or ())
