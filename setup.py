@@ -44,6 +44,19 @@ setup(
     'report': ['matplotlib>=3.9', 'jinja2>=3.1'],  # pictures and pages
     'tpu': ['jax[tpu]>=0.10.2'],
     'cuda': ['jax[cuda13]>=0.10.2'],
+    'litert': [  # the converter's calls are those of one version
+      'litert-converter==0.5.*',
+      'ai-edge-litert>=2.3',
+      'ai-edge-quantizer>=0.10',
+      'flatbuffers>=24',
+    ],
+    'onnx': [
+      'torch>=2.6',
+      'onnx>=1.18',
+      'onnxscript>=0.5',
+      'onnxruntime>=1.20',
+    ],
+    'stablehlo': ['flatbuffers>=24'],
     'torch': ['torch>=2.6'],  # comparisons in tests and benchmarks
     'docs': [
       'zensical>=0.0.70',
@@ -53,6 +66,7 @@ setup(
     ],
     'release': ['build>=1.2', 'twine>=6.0'],
     'dev': [
+      'flatbuffers>=24',
       'pytest>=8',
       'pytest-timeout>=2.3',
       'pytest-xdist>=3.6',

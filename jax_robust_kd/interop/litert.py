@@ -101,9 +101,31 @@ def make_runner(
   interpreter: Any = _import('ai_edge_litert.interpreter')
   work = interpreter.Interpreter(model_content=content, num_threads=threads)
   run = work.get_signature_runner(_SIGNATURE)
-  return lambda images: np.concatenate(
-    [run(image=image[None].astype(np.float32))['logits'] for image in images]
-  )
+  given = run.get_input_details()['image']
+  returned = run.get_output_details()['logits']
+
+  def one(image: np.ndarray) -> np.ndarray:
+    logits = run(image=_to_type(image[None], given))['logits']
+    return _to_float(logits, returned)
+
+  return lambda images: np.concatenate([one(image) for image in images])
+
+
+def _to_type(values: np.ndarray, details: dict) -> np.ndarray:
+  """Quantizes float32 values as a tensor asks for."""
+  if details['dtype'] == np.float32:
+    return values.astype(np.float32)
+  scale, zero = details['quantization']
+  limits = np.iinfo(details['dtype'])
+  whole = np.rint(values / scale) + zero
+  return np.clip(whole, limits.min, limits.max).astype(details['dtype'])
+
+
+def _to_float(values: np.ndarray, details: dict) -> np.ndarray:
+  if details['dtype'] == np.float32:
+    return values
+  scale, zero = details['quantization']
+  return ((values.astype(np.float32) - zero) * scale).astype(np.float32)
 
 
 def count_operations(content: bytes) -> dict[str, int]:

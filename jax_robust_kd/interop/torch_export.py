@@ -111,7 +111,7 @@ def write_torch(
       'an export to torch needs PyTorch: pip install "jax_robust_kd[torch]"'
     ) from None
   state = export_state(variables, model)
-  channels = flatten_dict(variables)['params', 'stem', 'kernel'].shape[2]
+  channels = variables['params']['stem']['kernel'].shape[2]
   torch.save(
     {key: torch.from_numpy(value.copy()) for key, value in state.items()},
     folder / 'model.pt',
