@@ -1,5 +1,6 @@
 """Every mistake of a user's: one clear sentence, exit code 2, no compile."""
 
+import importlib
 import os
 from pathlib import Path
 
@@ -23,6 +24,10 @@ def refused(tmp_path, capsys, monkeypatch):
 
   It fails if anything is compiled before the refusal.
   """
+
+  importlib.import_module(
+    'jax_robust_kd.job'
+  )  # its decorators are no compiling
 
   def no_compile(*args, **kwargs):
     raise AssertionError('something was compiled before the refusal')
