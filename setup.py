@@ -18,9 +18,16 @@ setup(
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   python_requires='>=3.11,<3.14',
-  packages=find_packages(include=['jax_robust_kd', 'jax_robust_kd.*']),
+  packages=[
+    *find_packages(include=['jax_robust_kd', 'jax_robust_kd.*']),
+    'jax_robust_kd.configs',
+  ],
+  package_dir={'jax_robust_kd.configs': 'configs'},
   package_data={
     'jax_robust_kd': ['data/*.npz', 'data/*.txt', 'report/templates/*.j2']
+  },
+  entry_points={
+    'console_scripts': ['jax-robust-kd = jax_robust_kd.__main__:start'],
   },
   install_requires=[
     'jax>=0.10.2',
@@ -67,6 +74,7 @@ setup(
     'release': ['build>=1.2', 'twine>=6.0'],
     'dev': [
       'flatbuffers>=24',
+      'setuptools>=77',  # builds the wheel in a test
       'pytest>=8',
       'pytest-timeout>=2.3',
       'pytest-xdist>=3.6',
