@@ -5,6 +5,7 @@ All starts in the middle of training, where no term waits for its begin.
 
 from collections.abc import Callable
 import functools
+import inspect
 from typing import Any, NamedTuple
 
 from helpers.steps import Setup, small_step
@@ -15,7 +16,7 @@ import pytest
 
 from jax_robust_kd import data
 from jax_robust_kd.attacks.packing import check_inside
-from jax_robust_kd.core import AXIS, LossOutput, Method, gather
+from jax_robust_kd.core import AXIS, LossOutput, Method, gather, no_memory
 from jax_robust_kd.methods import METHODS
 from jax_robust_kd.runtime import checkpoint, parallel
 from jax_robust_kd.training.step import train_step
@@ -146,6 +147,27 @@ def test_adversarial_images_are_inside(built):
         check_inside(one, centre, 'linf', 0.1)
 
 
+def on_pmap(name: str):
+  """Returns a case of `built`, slow where nothing but averages cross devices.
+
+  The step on one device, of all methods, already fails where one was forgotten.
+  """
+  key, arguments = CASES[name]
+  method = METHODS[key](**arguments)
+  others = 'trades', 'rslad', 'igam'  # no teacher, a teacher, heads
+  crosses = method.peer or method.init_memory is not no_memory
+  crosses |= any(word in source_of(key) for word in ('AXIS', 'gather('))
+  quick = crosses or name in others
+  return pytest.param(name, marks=() if quick else pytest.mark.slow)
+
+
+def source_of(method: str) -> str:
+  module = inspect.getmodule(METHODS[method])
+  assert module is not None
+  return inspect.getsource(module)
+
+
+@pytest.mark.parametrize('built', [*map(on_pmap, CASES)], indirect=True)
 def test_one_trace_and_several_devices_equal_one(built, digits):
   _, setup, _, args, expected, expected_metrics = built
   traces = []

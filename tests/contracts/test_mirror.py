@@ -15,6 +15,17 @@ def folders(root: Path) -> set[str]:
   return {p.relative_to(root).parts[0] for p in root.glob('*/*.*')}
 
 
+def test_files_that_begin_first_are_there():
+  """Those that tests/conftest.py names."""
+  tree = ast.parse((ROOT / 'tests/conftest.py').read_text())
+  (names,) = (
+    ast.literal_eval(node.value)
+    for node in tree.body
+    if isinstance(node, ast.Assign) and ast.unparse(node.targets) == 'LONGEST'
+  )
+  assert names and set(names) <= {p.stem for p in TESTS}
+
+
 def test_folders_are_those_of_the_package():
   found = folders(ROOT / 'tests') - {'__pycache__'}
   assert found >= OF_TESTS_ALONE
