@@ -10,7 +10,8 @@ from flax.traverse_util import flatten_dict
 import numpy as np
 
 from jax_robust_kd.core import PyTree, UserError
-from jax_robust_kd.interop.torch_import import LAYOUTS, torch_key
+from jax_robust_kd.interop.layouts import LAYOUTS
+from jax_robust_kd.interop.torch_import import torch_key
 
 _LAYOUT_OF = {
   'ResNet': 'resnet',

@@ -2,7 +2,8 @@
 
 A name map per family and nothing else: every key of the checkpoint is used and
 every variable of the model is filled, or the import is refused. The layouts are
-those of RobustBench's model zoo and of the ARD and RSLAD repositories.
+those of RobustBench's model zoo, of the TRADES, ARD, RSLAD and AdaAD code, and
+of torchvision's and timm's ResNets.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,11 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_robust_kd.core import PyTree, UserError
-
-# Model fields that a layout implies; a model that has them otherwise would
-# take the weights and compute something else.
-_TORCH = {'padding': 'symmetric'}
-_DEEPMIND = {'padding': 'same'}
+from jax_robust_kd.interop.layouts import LAYOUTS
+from jax_robust_kd.interop.read import strip_prefixes
 
 _LEAVES = {
   'kernel': 'weight',
@@ -28,7 +26,7 @@ _LEAVES = {
   'mean': 'running_mean',
   'var': 'running_var',
 }
-_NORMALIZATION = {
+NORMALIZATION = {
   'mu': 'mean',
   'sigma': 'std',
   'mean': 'mean',
@@ -38,88 +36,12 @@ _NORMALIZATION = {
 }
 
 
-def _resnet(layer: str, stage: int, block: int) -> str:
-  if not stage:
-    return {'stem': 'conv1', 'stem_norm': 'bn1', 'head': 'linear'}[layer]
-  inside = {'shortcut': 'shortcut.0', 'shortcut_norm': 'shortcut.1'}
-  name = inside.get(layer, layer.replace('norm', 'bn'))
-  return f'layer{stage}.{block}.{name}'
-
-
-def _preact(layer: str, stage: int, block: int) -> str:
-  if not stage:
-    return {'stem': 'conv1', 'final_norm': 'bn', 'head': 'linear'}[layer]
-  name = {'shortcut': 'shortcut.0'}.get(layer, layer.replace('norm', 'bn'))
-  return f'layer{stage}.{block}.{name}'
-
-
-def _dm_preact(layer: str, stage: int, block: int) -> str:
-  if not stage:
-    top = {'stem': 'conv_2d', 'final_norm': 'batchnorm', 'head': 'logits'}
-    return top[layer]
-  inside = {
-    'norm1': 'batchnorm_0',
-    'conv1': 'conv_2d_1',
-    'norm2': 'batchnorm_1',
-    'conv2': 'conv_2d_2',
-    'shortcut': 'shortcut',
-  }
-  return f'layer_{stage - 1}.{block}.{inside[layer]}'
-
-
-def _wide(layer: str, stage: int, block: int) -> str:
-  if not stage:
-    return {'stem': 'conv1', 'final_norm': 'bn1', 'head': 'fc'}[layer]
-  name = {'shortcut': 'convShortcut'}.get(layer, layer.replace('norm', 'bn'))
-  return f'block{stage}.layer.{block}.{name}'
-
-
-def _dm_wide(layer: str, stage: int, block: int) -> str:
-  if not stage:
-    top = {'stem': 'init_conv', 'final_norm': 'batchnorm', 'head': 'logits'}
-    return top[layer]
-  inside = {
-    'norm1': 'batchnorm_0',
-    'conv1': 'conv_0',
-    'norm2': 'batchnorm_1',
-    'conv2': 'conv_1',
-    'shortcut': 'shortcut',
-  }
-  return f'layer.{stage - 1}.block.{block}.{inside[layer]}'
-
-
-def _mobilenet(layer: str, stage: int, block: int) -> str:
-  if not stage:
-    return {
-      'stem': 'conv1',
-      'stem_norm': 'bn1',
-      'final_conv': 'conv2',
-      'final_norm': 'bn2',
-      'head': 'linear',
-    }[layer]
-  before = (0, 3, 6, 13)[stage - 1]  # blocks of the stages before this one
-  inside = {'shortcut': 'shortcut.0', 'shortcut_norm': 'shortcut.1'}
-  name = inside.get(layer, layer.replace('norm', 'bn'))
-  return f'layers.{before + block}.{name}'
-
-
-# name -> (module class, a key that only this layout has, name map, fields)
-LAYOUTS: dict[str, tuple[str, str, Callable[..., str], dict[str, str]]] = {
-  'dm_preact_resnet': ('PreActResNet', 'conv_2d.weight', _dm_preact, _DEEPMIND),
-  'dm_wide_resnet': ('WideResNet', 'init_conv.weight', _dm_wide, _DEEPMIND),
-  'wide_resnet': ('WideResNet', 'block1.layer.0.bn1.weight', _wide, _TORCH),
-  'mobilenet_v2': ('MobileNetV2', 'layers.0.bn3.weight', _mobilenet, _TORCH),
-  'resnet': ('ResNet', 'bn1.weight', _resnet, _TORCH),
-  'preact_resnet': ('PreActResNet', 'layer1.0.bn1.weight', _preact, _TORCH),
-}
-
-
 def import_state(state: Mapping[str, np.ndarray], model: nn.Module) -> PyTree:
   """Turns a PyTorch state_dict into the variables of a model.
 
-  Prefixes 'module.' and 'model.' are removed. Counters of batches and the
-  unused `sub_block1` of the TRADES code's WideResNets are dropped. A mean or
-  standard deviation in the checkpoint must be the model's.
+  PREFIXES of `read` are removed. Counters of batches and the unused
+  `sub_block1` of the TRADES code's WideResNets are dropped. A mean or standard
+  deviation in the checkpoint must be the model's.
 
   Args:
     state: names and arrays as in PyTorch (convolutions OIHW, linear OI).
@@ -152,45 +74,74 @@ def import_state(state: Mapping[str, np.ndarray], model: nn.Module) -> PyTree:
 
 
 def strip(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Removes prefixes and the entries that no forward pass uses."""
-  kept = {}
-  for key, value in state.items():
-    name = re.sub(r'^(module\.|model\.)+', '', key)
-    if not name.endswith('num_batches_tracked') and not name.startswith(
-      'sub_block1.'
-    ):
-      kept[name] = np.asarray(value)
-  return kept
+  """Removes prefixes and the entries that no forward pass uses.
+
+  Args:
+    state: arrays by name.
+
+  Returns:
+    The arrays of the network, by their names in its own class.
+
+  Raises:
+    UserError: the same key with and without a prefix.
+  """
+  return {
+    key: value
+    for key, value in strip_prefixes(state).items()
+    if not key.endswith('num_batches_tracked')
+    and not key.startswith('sub_block1.')
+  }
 
 
-def _rule_for(state: Mapping, model: nn.Module) -> Callable[..., str]:
+def find_layout(state: Mapping) -> str:
+  """Returns the name of the layout that a stripped state_dict has.
+
+  Args:
+    state: arrays by name, from `strip`.
+
+  Returns:
+    A key of LAYOUTS.
+
+  Raises:
+    UserError: it has none of them.
+  """
+  for name, layout in LAYOUTS.items():
+    if layout.key in state:
+      return name
+  raise UserError(
+    f'the checkpoint has none of the known layouts {sorted(LAYOUTS)}: its '
+    f'first keys are {sorted(state)[:3]}'
+  )
+
+
+def _rule_for(
+  state: Mapping, model: nn.Module
+) -> Callable[[str, int, int], str]:
   """The name map of the layout, once layout and model agree."""
-  found = next((n for n, row in LAYOUTS.items() if row[1] in state), None)
-  if found is None:
-    raise UserError(
-      f'the checkpoint has none of the known layouts {sorted(LAYOUTS)}: its '
-      f'first keys are {sorted(state)[:3]}'
-    )
-  kind, _, rule, fields = LAYOUTS[found]
+  name = find_layout(state)
+  layout = LAYOUTS[name]
   given = type(model).__name__
-  if given != kind and not (kind == 'ResNet' and given == 'SmallResNet'):
+  if given != layout.module and (layout.module, given) != (
+    'ResNet',
+    'SmallResNet',
+  ):
     raise UserError(
-      f'the checkpoint has the layout {found!r}, which belongs to a {kind}, '
-      f'and the model is a {given}'
+      f'the checkpoint has the layout {name!r}, which belongs to a '
+      f'{layout.module}, and the model is a {given}'
     )
-  for field, value in fields.items():
+  for field, value in layout.fields.items():
     if getattr(model, field) != value:
       raise UserError(
-        f'the checkpoint has the layout {found!r}, which needs {field} '
+        f'the checkpoint has the layout {name!r}, which needs {field} '
         f'{value!r}, and the model has {getattr(model, field)!r}'
       )
-  return rule
+  return layout.rule
 
 
 def _check_normalization(state: dict, model: nn.Module) -> dict:
   """Compares mean and std, if the checkpoint has them, and takes them out."""
-  for key in _NORMALIZATION.keys() & state.keys():
-    field = _NORMALIZATION[key]
+  for key in NORMALIZATION.keys() & state.keys():
+    field = NORMALIZATION[key]
     theirs = tuple(round(float(v), 6) for v in state[key].ravel())
     ours = getattr(model, field)
     if len(ours) != len(theirs) or not np.allclose(ours, theirs, atol=1e-5):
@@ -198,10 +149,10 @@ def _check_normalization(state: dict, model: nn.Module) -> dict:
         f'the checkpoint has {key} {theirs} and the model {field} {ours}: '
         f'build the model with {field}={theirs}'
       )
-  return {k: v for k, v in state.items() if k not in _NORMALIZATION}
+  return {k: v for k, v in state.items() if k not in NORMALIZATION}
 
 
-def torch_key(path: tuple[str, ...], rule: Callable[..., str]) -> str:
+def torch_key(path: tuple[str, ...], rule: Callable) -> str:
   """('params', 'stage1_block2', 'conv1', 'kernel'): layer1.1.conv1.weight."""
   _, *place, leaf = path
   match = re.fullmatch(r'stage(\d+)_block(\d+)', place[0])
@@ -232,33 +183,8 @@ def _convert(key: str, value: np.ndarray, shape: tuple[int, ...]):
     )
   if not np.all(np.isfinite(value)):
     raise UserError(f'key {key!r} of the checkpoint is not finite')
-  return jnp.asarray(value, jnp.float32)
-
-
-def read_state(path: str) -> dict[str, np.ndarray]:
-  """Reads a state_dict from .npz, or with PyTorch from .pt, .pth, .tar.
-
-  A dictionary around it ('state_dict', 'last', 'model', 'net') is opened.
-
-  Raises:
-    UserError: for a file that is not there, or PyTorch that is not installed.
-  """
-  try:
-    if path.endswith('.npz'):
-      with np.load(path, allow_pickle=False) as file:
-        return dict(file)
-    import torch  # type: ignore[import-not-found]
-
-    found = torch.load(path, map_location='cpu', weights_only=True)
-  except FileNotFoundError as error:
-    raise UserError(f'checkpoint {path!r} does not exist') from error
-  except ImportError as error:
+  if key.endswith('running_var') and np.any(value < 0):
     raise UserError(
-      f'checkpoint {path!r} needs PyTorch to be read: install torch, or save '
-      'the arrays as .npz'
-    ) from error
-  for name in ('state_dict', 'last', 'model', 'net'):
-    if isinstance(found.get(name), Mapping):
-      found = found[name]
-      break
-  return {k: v.float().numpy() for k, v in found.items()}
+      f'key {key!r} of the checkpoint is a variance below 0: it is damaged'
+    )
+  return jnp.asarray(value, jnp.float32)

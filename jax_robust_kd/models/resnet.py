@@ -1,11 +1,11 @@
 """Residual networks for small images, He et al. 2015, arXiv:1512.03385.
 
-ResNet-18/34/50 are ImageNet's with a 3x3 stem of stride 1 and no max pooling
-(the CIFAR form that the papers on robust distillation use); ResNet-20/32/56 are
-the paper's own for CIFAR (section 4.2).
+ResNet-18/34/50 are ImageNet's, by default with a 3x3 stem of stride 1 and no
+max pooling (the CIFAR form that the papers on robust distillation use);
+ResNet-20/32/56 are the paper's own for CIFAR (section 4.2).
 """
 
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ _DEPTHS = {
 
 
 class ResNet(nn.Module):
-  """A ResNet-18, 34 or 50 with a 3x3 stem.
+  """A ResNet-18, 34 or 50.
 
   Features: stem, stage1..4, pooled.
 
@@ -43,12 +43,14 @@ class ResNet(nn.Module):
     activation: 'relu', 'relu6' or 'swish'.
     padding: 'symmetric' (PyTorch) or 'same' (TensorFlow).
     shortcut_kernel: side of the shortcut's kernel where the shape changes.
+    stem: '3x3' for small images, or '7x7' for ImageNet: stride 2, then a
+      maximum over 3x3 pixels of stride 2.
 
   Returns:
     Logits [B, K] float32 and the features by name.
 
   Raises:
-    UserError: an unknown depth, activation or padding.
+    UserError: an unknown depth, stem, activation or padding.
 
   Examples:
     >>> import jax
@@ -76,6 +78,7 @@ class ResNet(nn.Module):
   activation: str = 'relu'
   padding: str = 'symmetric'
   shortcut_kernel: int = 1
+  stem: str = '3x3'
 
   @nn.compact
   def __call__(self, image: Array, train: bool) -> tuple[Array, Features]:
@@ -84,13 +87,19 @@ class ResNet(nn.Module):
         f'depth {self.depth} of a resnet is unknown: choose one of '
         f'{sorted(_DEPTHS)}, or small_resnet for 6n + 2'
       )
+    if self.stem not in ('3x3', '7x7'):
+      raise UserError(f"stem {self.stem!r} is unknown: choose '3x3' or '7x7'")
     layers = make_layers(
       train, self.dtype, self.bn_axis_name, self.activation, self.padding
     )
     sizes, expansion = _DEPTHS[self.depth]
     x = normalize(image, self.mean, self.std)
-    x = layers.conv(self.width, name='stem')(x)
+    large = self.stem == '7x7'
+    kernel, stride = (7, 2) if large else (3, 1)
+    x = layers.conv(self.width, kernel, stride, name='stem')(x)
     x = layers.act(layers.norm(name='stem_norm')(x))
+    if large:
+      x = nn.max_pool(x, (3, 3), (2, 2), cast(Any, ((1, 1), (1, 1))))
     features = {'stem': x}
     for stage, size in enumerate(sizes):
       for block in range(size):

@@ -50,6 +50,8 @@ SHARED = {  # fmt: skip
     'square_windows',
     'square',
   },
+  'interop': {'layouts', 'read', 'torch_import', 'torch_export'}
+  | {'torch_networks'},
   'models': {'conv', 'narrow_conv', 'layers'},
   'compare': {'budget', 'children', 'configs', 'cost', 'outputs', 'run'}
   | {'scatter', 'tables'},

@@ -526,7 +526,7 @@ def torch_state(model) -> dict:
   named, _ = jax.tree_util.tree_flatten_with_path(template)
   state = {}
   for path, leaf in named:
-    key = torch_import._torch_key(tuple(p.key for p in path), rule)
+    key = torch_import.torch_key(tuple(p.key for p in path), rule)
     order = {4: (3, 2, 0, 1), 2: (1, 0)}.get(len(leaf.shape), (0,))
     state[key] = np.ones([leaf.shape[i] for i in order], np.float32)
   return state

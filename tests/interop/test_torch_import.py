@@ -1,9 +1,8 @@
-"""models/torch_import.py against reference vectors of PyTorch programs."""
+"""interop/torch_import.py against reference vectors of PyTorch programs."""
 
-import importlib.util
 import pathlib
 
-import flax
+from helpers.torch_states import layout_state, template
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,40 +25,6 @@ CASES = {
   'WRN-10-2': ('wide_resnet', {'depth': 10, 'width': 2}),
   'DMWRN-10-2_silu': ('dm_wide_resnet', {'depth': 10, 'width': 2, **CIFAR}),
 }
-
-
-def _load_fill():
-  spec = importlib.util.spec_from_file_location('fill', GOLDEN / 'fill.py')
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.fill
-
-
-fill = _load_fill()
-
-
-def template(model, channels=3):
-  image = jnp.zeros((1, 8, 8, channels))
-  return jax.eval_shape(
-    lambda: model.init(jax.random.key(0), image, train=False)
-  )
-
-
-def torch_state(model, key_of):
-  """A state_dict of the model, made from the names alone."""
-  state = {}
-  for path, leaf in flax.traverse_util.flatten_dict(template(model)).items():
-    shape = leaf.shape
-    if len(shape) == 4:
-      shape = (shape[3], shape[2], shape[0], shape[1])
-    key = key_of(path)
-    state[key] = fill(key, shape[::-1] if len(shape) == 2 else shape)
-  return state
-
-
-def layout_state(model, layout):
-  rule = torch_import.LAYOUTS[layout][2]
-  return torch_state(model, lambda path: torch_import._torch_key(path, rule))
 
 
 LAYOUT_OF = {
@@ -100,6 +65,7 @@ def test_logits_and_input_gradients_are_the_reference_ones(case):
   [
     ('resnet20', {}, 'resnet'),
     ('resnet50', {'width': 4}, 'resnet'),
+    ('resnet50', {'width': 4, 'stem': '7x7'}, 'torchvision_resnet'),
     ('dm_preact_resnet18', {'width': 4}, 'dm_preact_resnet'),
     ('mobilenet_v2', {}, 'mobilenet_v2'),
   ],
@@ -116,6 +82,8 @@ def test_the_other_layouts_fill_every_variable(name, fields, layout):
   'layout, layer, stage, block, key',
   [
     ('resnet', 'shortcut_norm', 2, 0, 'layer2.0.shortcut.1'),
+    ('torchvision_resnet', 'shortcut_norm', 2, 0, 'layer2.0.downsample.1'),
+    ('torchvision_resnet', 'head', 0, 0, 'fc'),
     ('preact_resnet', 'shortcut', 3, 0, 'layer3.0.shortcut.0'),
     ('dm_preact_resnet', 'conv2', 4, 1, 'layer_3.1.conv_2d_2'),
     ('wide_resnet', 'shortcut', 1, 0, 'block1.layer.0.convShortcut'),
@@ -154,6 +122,11 @@ SPOILED = {
   'no stem': (lambda s: without(s, 'conv1.weight'), 'lacks 1 keys'),
   'unused': (lambda s: {**s, 'extra': np.zeros(3)}, 'unused 1 keys'),
   'shape': (lambda s: {**s, 'fc.bias': np.zeros(3)}, "'fc.bias'"),
+  'variance': (
+    lambda s: {**s, 'bn1.running_var': -s['bn1.running_var']},
+    'variance below 0',
+  ),
+  'twice': (lambda s: {**s, 'module.fc.bias': s['fc.bias']}, 'two networks'),
   'nan': (lambda s: {**s, 'fc.bias': np.full(10, np.nan)}, 'not finite'),
   'mean': (lambda s: {**s, 'mu': np.full((3, 1, 1), 0.5)}, 'mean='),
   'layout': (lambda s: {'a': np.zeros(3)}, 'known layouts'),
@@ -186,13 +159,3 @@ def test_a_mean_in_the_checkpoint_must_be_the_model_s(wide):
   state = {**state, 'mu': np.full((3, 1, 1), 0.5), 'sigma': np.full(3, 0.25)}
   model = model.clone(mean=(0.5,) * 3, std=(0.25,) * 3)
   assert torch_import.import_state(state, model)['params']
-
-
-def test_a_state_is_read_from_npz_and_a_missing_file_named(tmp_path, wide):
-  path = str(tmp_path / 'state.npz')
-  np.savez(path, **wide[1])
-  read = torch_import.read_state(path)
-  assert read.keys() == wide[1].keys()
-  np.testing.assert_array_equal(read['fc.bias'], wide[1]['fc.bias'])
-  with pytest.raises(UserError, match='does not exist'):
-    torch_import.read_state(str(tmp_path / 'absent.npz'))
