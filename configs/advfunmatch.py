@@ -20,8 +20,8 @@ ARMS['autoaugment'] = {'policy': 'autoaugment_cifar10'}
 def get_config(dataset='cifar10'):
   dataset, _, arms = dataset.partition(',')
   c = base_config(dataset)
-  c.method = dict(name='advfunmatch', inner='kl_to_teacher_adv')
-  c.method.update(clean_weight=0.0, teaching='same')
+  c.method = dict(inner='kl_to_teacher_adv', clean_weight=0.0, teaching='same')
+  c.method.update(name='advfunmatch')
   c.teacher.config = f'configs/teacher.py:{dataset}'
   default = 'cutout' if dataset == 'digits' else 'autoaugment'
   recipes.augment(c, arms or default, ARMS)

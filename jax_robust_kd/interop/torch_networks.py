@@ -169,8 +169,10 @@ class Network(nn.Module):
 
   def _basic_stages(self, channels, sizes, expansion, shortcut):
     width = self.fields['width']
-    stride = self.fields.get('stem_stride', 1)
-    self.conv1 = Conv(channels, width, 3, stride, same=self.same)
+    kernel, stride = 3, self.fields.get('stem_stride', 1)
+    if self.fields.get('stem') == '7x7':
+      kernel, stride = 7, 2
+    self.conv1 = Conv(channels, width, kernel, stride, same=self.same)
     self.bn1 = nn.BatchNorm2d(width)
     inputs = width
     for stage, size in enumerate(sizes):
@@ -243,6 +245,8 @@ class Network(nn.Module):
     x = self.conv1((image - self.mean) / self.std)
     if self.family in ('ResNet', 'SmallResNet', 'MobileNetV2'):
       x = self.act(self.bn1(x))
+    if self.fields.get('stem') == '7x7':
+      x = F.max_pool2d(x, 3, 2, 1)
     if self.family == 'MobileNetV2':
       x = self.act(self.bn2(self.conv2(self.layers(x))))
     name = 'block' if self.family == 'WideResNet' else 'layer'
