@@ -79,6 +79,12 @@ def _config(args: Args) -> int:
   return settings.run(args)
 
 
+def _predict(args: Args) -> int:
+  from jax_robust_kd import predict
+
+  return predict.run(args)
+
+
 _DATA = (
   Flag('name', 'NAME', None, 'as config.data.name'),
   Flag('data_dir', 'FOLDER', '', 'as config.data.data_dir'),
@@ -180,6 +186,18 @@ COMMANDS = {
     'jax-robust-kd config --config rslad:digits --config.seed=1',
     _config,
     config='given',
+  ),
+  'predict': Command(
+    'Prints the most probable classes of image files.',
+    'jax-robust-kd predict --model runs/rslad photo.jpg',
+    _predict,
+    (
+      Flag('model', 'RUN', None, 'workdir of a finished run'),
+      Flag('checkpoint', '', 'best', 'which of its checkpoints',
+           ('best', 'last')),
+      Flag('top', 'N', 3, 'classes of each image'),
+    ),
+    files='IMAGE...',
   ),
 }  # fmt: skip
 

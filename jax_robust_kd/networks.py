@@ -44,12 +44,32 @@ def make_model(
 ) -> nn.Module:
   """Builds a module by name, normalizing with the data set's statistics."""
   fields = {'mean': dataset.mean, 'std': dataset.std, **fields}
+  return build_module(fields, dataset.num_classes, precision)
+
+
+def build_module(fields: dict, num_classes: int, precision: str) -> nn.Module:
+  """Builds a module by name, normalizing with `mean` and `std` of `fields`."""
+  fields = dict(fields)
   name = fields.pop('name')
   for key in ('depth', 'width'):
     if key in fields and fields[key] <= 0:
       raise UserError(f'{key}={fields[key]} of model {name!r} must be above 0')
   dtype = jnp.bfloat16 if precision == 'bfloat16' else jnp.float32
-  return models.build(name, dataset.num_classes, {**fields, 'dtype': dtype})
+  return models.build(name, num_classes, {**fields, 'dtype': dtype})
+
+
+def describe_data(dataset: data.Dataset) -> dict:
+  """Returns what a checkpoint's record keeps of a data set.
+
+  With it a network can be used where its training images are not.
+  """
+  return {
+    'dataset': dataset.name,
+    'num_classes': dataset.num_classes,
+    'class_names': list(dataset.class_names),
+    'image_shape': list(dataset.train.image.shape[1:]),
+    'normalization': {'mean': dataset.mean, 'std': dataset.std},
+  }
 
 
 def load_network(
@@ -70,35 +90,44 @@ def load_network(
     UserError: there is no such run, it has no checkpoint, or it was trained
       for another number of classes.
   """
+  network, _ = read_network(workdir, which)
+  if not any_classes and network.num_classes != dataset.num_classes:
+    raise UserError(
+      f'the network in {workdir} has {network.num_classes} classes, '
+      f'data set {dataset.name!r} has {dataset.num_classes}'
+    )
+  return network
+
+
+def read_network(workdir: str, which: str = 'best') -> tuple[Network, dict]:
+  """Reads the network that a run trained, and the record beside it.
+
+  Args and errors are those of `load_network`.
+  """
   c = read_config(workdir)
   found = checkpoint.read(Path(workdir), which)
   if found is None:
     raise UserError(f'{workdir} has no {which!r} checkpoint; is it finished?')
   state, record = found
-  if any_classes:
-    dataset = dataset._replace(num_classes=record['num_classes'])
-  if record['num_classes'] != dataset.num_classes:
-    raise UserError(
-      f'the network in {workdir} has {record["num_classes"]} classes, '
-      f'data set {dataset.name!r} has {dataset.num_classes}'
-    )
-  module = make_model(
-    {**record['normalization'], **c.student.to_dict()}, dataset, c.precision
+  module = build_module(
+    {**record['normalization'], **c.student.to_dict()},
+    record['num_classes'],
+    c.precision,
   )
   params = state['ema_params'] or state['params']['student']
   stats = state.get('ema_stats') or state['batch_stats'] or {}
   variables = {'params': params, 'batch_stats': stats}
-  forward = partial(models.forward, module)
-  return Network(
+  network = Network(
     c.student.name,
-    forward,
+    partial(models.forward, module),
     variables,
-    dataset.num_classes,
+    record['num_classes'],
     checkpoint.tree_sha256(variables),
     int(state['step']),
     'nothing, the last step' if which == 'last' else record['chosen_by'],
     module,
   )
+  return network, record
 
 
 def in_precision(network: Network, precision: str) -> Callable:

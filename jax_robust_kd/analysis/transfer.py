@@ -102,7 +102,7 @@ def train_head(
   probe = train_probe(c, network, dataset, workdir)
   count = len(dataset.val.label)
   record = {
-    'num_classes': dataset.num_classes,
+    **networks.describe_data(dataset),
     'chosen_by': f'clean accuracy on {count} held-out training images',
     'val_clean': probe.val_clean,
     'features': source,

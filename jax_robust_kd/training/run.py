@@ -10,6 +10,7 @@ from jax_robust_kd import data
 from jax_robust_kd.config import Config
 from jax_robust_kd.core import TrainState
 from jax_robust_kd.evaluation import evaluate
+from jax_robust_kd.networks import describe_data
 from jax_robust_kd.runtime import checkpoint, parallel, processes
 from jax_robust_kd.threat import make_budget
 from jax_robust_kd.training import build, loop, summary
@@ -45,8 +46,7 @@ def train(c: Config, workdir: Path, label: str, dataset: data.Dataset) -> None:
     last=last,
     best=best,
     record={
-      'num_classes': dataset.num_classes,
-      'normalization': {'mean': dataset.mean, 'std': dataset.std},
+      **describe_data(dataset),
       'chosen_by': f'{c.validation.attack} on {len(dataset.val.label)} '
       'held-out training images',
     },

@@ -5,6 +5,7 @@ import numpy as np
 
 from jax_robust_kd import job
 from jax_robust_kd.config import load_config
+from jax_robust_kd.networks import describe_data
 from jax_robust_kd.runtime import checkpoint
 from jax_robust_kd.training import build
 from jax_robust_kd.workdir import claim_workdir
@@ -42,8 +43,7 @@ def save_run(workdir, dataset, seed=0, **changes):
     'step': np.asarray(7, np.int32),
   }
   record = {
-    'num_classes': dataset.num_classes,
-    'normalization': {'mean': dataset.mean, 'std': dataset.std},
+    **describe_data(dataset),
     'chosen_by': 'nothing',
   }
   folder = checkpoint.open_folder(workdir, 'best', 1)
