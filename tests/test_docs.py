@@ -10,11 +10,18 @@ from jax.tree_util import Partial
 import numpy as np
 import pytest
 
+<<<<<<< HEAD
 from jax_robust_kd.attacks import Budget, autoattack, batching
 from jax_robust_kd.attacks.engine import Images, run_jobs
 from jax_robust_kd.attacks.packing import Victim
 from jax_robust_kd.attacks.suites import plan
 from jax_robust_kd.checks.report import MEANINGS, as_table
+=======
+from jax_robust_kd.attacks import Budget, autoattack, programs
+from jax_robust_kd.attacks.jobs import plan
+from jax_robust_kd.attacks.suite import run_jobs
+from jax_robust_kd.checks import CHECKS, as_table
+>>>>>>> 23ec619 (Checks: each check, its limits and its sentences stand side by side; run takes six parameters)
 
 DOCS = Path(__file__).parent.parent / 'docs'
 NUMBERS = {17: 'seventeen', 18: 'eighteen', 19: 'nineteen', 20: 'twenty'}
@@ -81,8 +88,8 @@ def test_the_page_on_attacks():
 
 def test_the_table_of_checks_is_that_of_the_code():
   page = (DOCS / 'attacks.md').read_text()
-  assert as_table() in page, as_table()
-  assert f'{NUMBERS[len(MEANINGS)]} checks' in (
+  assert as_table(CHECKS) in page, as_table(CHECKS)
+  assert f'{NUMBERS[len(CHECKS)]} checks' in (
     DOCS.parent / 'README.md'
   ).read_text().replace('\n', ' ')
 

@@ -54,12 +54,16 @@ def check_run(
     ),
     images.pixels(np.arange(len(images.label))),
     images.label,
-    budget=make_budget(c),
-    seed=c.seed,
-    found=attack(c, folder, label, network, test),
-    batch_size=c.eval.batch_size,
-    effort=checks.Effort(num_images=c.check.num_images),
-    show=lambda text: console.say(f'{label}: checking with {text}'),
+    make_budget(c),
+    attack(c, folder, label, network, test),
+    checks.Options(
+      num_images=c.check.num_images,
+      batch_size=c.eval.batch_size,
+      seed=c.seed,
+      progress=Progress(
+        lambda text: console.say(f'{label}: checking with {text}')
+      ),
+    ),
   )
   console.say(f'can the numbers of {label} be believed?')
   for name, level, numbers, meaning in checks.as_text(report):

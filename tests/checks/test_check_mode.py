@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from jax_robust_kd import checks, main
-from jax_robust_kd.checks.report import MEANINGS
 from jax_robust_kd.evaluation import evaluate
 
 CHECKED = 16
+CHECKS = {check.name: check for check in checks.CHECKS}
 FLAGS = (
   '--config=configs/pgd_at.py:digits',
   '--config.student.width=4',
@@ -40,7 +40,7 @@ def trained(tmp_path_factory):
     patch.setenv('JAX_COMPILATION_CACHE_DIR', '')  # keeps nothing on disk
     # A tenth of what the checks run for a user.
     short = dict(num_steps=20, num_restarts=2, num_queries=100, num_draws=100)
-    patch.setattr(checks, 'Effort', partial(checks.Effort, **short))
+    patch.setattr(checks, 'Options', partial(checks.Options, **short))
     assert command(folder / 'run', 'train') == 0
     yield folder / 'run'
 
@@ -66,7 +66,7 @@ def test_an_honest_run_and_one_whose_images_were_exchanged(workdir, capsys):
   assert command(workdir, 'check') == 0
   level, report = read(workdir)
   assert level in ('green', 'amber') and not red(report)
-  assert report.keys() == MEANINGS.keys()
+  assert report.keys() == CHECKS.keys()
   assert 'can the numbers of pgd_at be believed?' in capsys.readouterr().out
   assert report['clean']['value']['accuracy'] > 30
   # All that is on disk is scored again, and four attacks of the checks' own.
@@ -89,7 +89,7 @@ def test_an_honest_run_and_one_whose_images_were_exchanged(workdir, capsys):
   level, report = read(workdir)
   assert level == 'red' and 'rescoring' in red(report)
   assert report['rescoring']['value']['flags differ'] >= 1
-  assert report['rescoring']['meaning'] == MEANINGS['rescoring'].otherwise
+  assert report['rescoring']['meaning'] == CHECKS['rescoring'].otherwise
 
 
 def times_1000(forward):
@@ -125,4 +125,4 @@ def test_a_broken_defence_ends_with_3(
   assert reasons <= red(report)
   assert not fine & red(report)
   for name in reasons:
-    assert report[name]['meaning'] == MEANINGS[name].otherwise
+    assert report[name]['meaning'] == CHECKS[name].otherwise

@@ -1,7 +1,7 @@
-"""What the checks run: PGD that keeps a record, noise, and the attacks.
+"""What the checks run: PGD that keeps a trace, noise, and three attacks.
 
-Radius, step size and number of steps are traced, so that each program compiles
-once for a model, whatever is asked of it.
+Radius, step size and number of steps are traced by JAX, so that each program
+compiles once for a model and serves all radii and numbers of steps.
 """
 
 from collections.abc import Callable
@@ -15,11 +15,11 @@ import numpy as np
 from jax_robust_kd import attacks
 from jax_robust_kd.attacks import Budget, l1
 from jax_robust_kd.attacks.ascent import direction, project
-from jax_robust_kd.checks.subject import Attacked, Subject, in_batches
+from jax_robust_kd.checks.model import Model, Outcome, in_batches
 from jax_robust_kd.core import Array, fold_in, image_keys
 from jax_robust_kd.losses import cross_entropy, margin
 
-ATTACKS = {
+OWN_ATTACKS = {
   'apgd_ce': attacks.apgd_ce,
   'apgd_t': attacks.apgd_t,
   'square': attacks.square,
@@ -27,8 +27,8 @@ ATTACKS = {
 _SPARSE = 0.05  # share of the pixels that a step of PGD changes in l_1
 
 
-class Record(NamedTuple):
-  """What PGD saw, at the start and after each of S steps.
+class Trace(NamedTuple):
+  """Margins, losses and gradients of PGD at the start and after S steps.
 
   Where it was not run that far, the margin is -inf and the loss inf.
 
@@ -78,60 +78,60 @@ def _pgd(
   apply, keys, image, label, *, norm, max_steps, steps, epsilon, step_size,
   random,
 ):  # fmt: skip
-  """PGD on the cross-entropy, with its record; see `record`."""
+  """PGD on the cross-entropy with its trace; see `run_pgd`."""
 
-  def look(x):
+  def evaluate_at(x):
     logits = apply(x)
     target = jax.nn.one_hot(label, logits.shape[-1])
     loss = cross_entropy(logits, target)
     return jnp.sum(loss), (loss, margin(logits, label))
 
   def step(i, state):
-    x, best, seen = state
-    gradient, (loss, value) = jax.grad(look, has_aux=True)(x)
-    better = value > jnp.max(seen[0], axis=0)
+    x, best, trace = state
+    gradient, (loss, value) = jax.grad(evaluate_at, has_aux=True)(x)
+    better = value > jnp.max(trace[0], axis=0)
     best = jnp.where(better[:, None, None, None], x, best)
     axes = (1, 2, 3)
     lost = ~jnp.all(jnp.isfinite(gradient), axis=axes)
     flat = jnp.all(gradient == 0, axis=axes) | lost
-    seen = tuple(
+    trace = tuple(
       column.at[i].set(now)
-      for column, now in zip(seen, (value, loss, flat), strict=True)
+      for column, now in zip(trace, (value, loss, flat), strict=True)
     )
     x = x + step_size * _step(gradient, norm)
-    return _into_ball(x, image, norm, epsilon), best, seen
+    return _into_ball(x, image, norm, epsilon), best, trace
 
-  # `correct` is seen without a gradient, as a score is.
+  # `correct` is computed without a gradient, as a score is.
   correct = margin(apply(image), label) < 0
   noisy = _random_point(keys, image, norm, epsilon)
   first = jnp.where(random, noisy, image)
   shape = (max_steps + 1, len(image))
   nothing = jnp.full(shape, -jnp.inf), jnp.full(shape, jnp.inf)
-  # One look more than steps: the last point is scored too.
+  # One evaluation more than steps: the last point is scored too.
   _, best, (value, loss, flat) = jax.lax.fori_loop(
     0, steps + 1, step, (first, image, (*nothing, jnp.zeros(shape, bool)))
   )
   return correct, value.T, loss.T, flat.T, best
 
 
-def _over_images(subject: Subject, seed: int, run: Callable) -> Any:
-  """Calls `run(apply, keys, image, label)` on all batches of a subject."""
+def _over_images(model: Model, seed: int, run: Callable) -> Any:
+  """Calls `run(apply, keys, image, label)` on all batches of a model."""
   return in_batches(
-    lambda place, x, label: run(subject.apply, _keys(seed, place), x, label),
-    subject.batch_size,
-    subject.place,
-    subject.image,
-    subject.label,
+    lambda row, x, label: run(model.apply, _keys(seed, row), x, label),
+    model.batch_size,
+    model.row,
+    model.image,
+    model.label,
   )
 
 
 @jax.jit
-def _keys(seed, place):
-  return image_keys(jax.random.key(seed), place)
+def _keys(seed, row):
+  return image_keys(jax.random.key(seed), row)
 
 
-def record(
-  subject: Subject,
+def run_pgd(
+  model: Model,
   *,
   norm: str,
   epsilon: float,
@@ -140,11 +140,11 @@ def record(
   seed: int,
   step_size: float | None = None,
   random: bool = True,
-) -> Record:
-  """Runs PGD and returns what it saw.
+) -> Trace:
+  """Runs PGD and returns its trace.
 
   Args:
-    subject: model and images.
+    model: model and images.
     norm: 'linf', 'l2' or 'l1'.
     epsilon: radius in pixel range 0-1.
     steps: to take.
@@ -162,7 +162,7 @@ def record(
     step_size=epsilon / 4 if step_size is None else step_size,
     random=random,
   )
-  return Record(*_over_images(subject, seed, run))
+  return Trace(*_over_images(model, seed, run))
 
 
 @partial(jax.jit, static_argnames=('attack', 'budget'))
@@ -173,16 +173,16 @@ def _attack(apply, keys, image, label, *, attack, budget, epsilon, step_size):
   return correct & (margin(apply(adv), label) < 0), adv
 
 
-def attack(subject: Subject, name: str, budget: Budget, seed: int) -> Attacked:
-  """Runs an attack of ATTACKS with `budget.num_steps` steps or queries."""
+def run_attack(model: Model, name: str, budget: Budget, seed: int) -> Outcome:
+  """Runs an attack of OWN_ATTACKS with `budget.num_steps` steps or queries."""
   run = partial(
     _attack,
-    attack=ATTACKS[name],
+    attack=OWN_ATTACKS[name],
     budget=budget._replace(epsilon=0.0, step_size=0.0),
     epsilon=budget.epsilon,
     step_size=budget.step_size,
   )
-  return Attacked(*_over_images(subject, seed, run))
+  return Outcome(*_over_images(model, seed, run))
 
 
 @partial(jax.jit, static_argnames='norm')
@@ -196,8 +196,24 @@ def _noise(apply, keys, image, label, *, norm, epsilon, draws):
 
 
 def survives_noise(
-  subject: Subject, norm: str, epsilon: float, draws: int, seed: int
+  model: Model, norm: str, epsilon: float, draws: int, seed: int
 ) -> np.ndarray:
   """Returns which images are correct without and under all noise, [N]."""
   run = partial(_noise, norm=norm, epsilon=epsilon, draws=draws)
-  return _over_images(subject, seed, run)
+  return _over_images(model, seed, run)
+
+
+def survives(trace: Trace, steps: int | None = None) -> np.ndarray:
+  """Returns which images are correct at the start and on the whole path, [N].
+
+  Args:
+    trace: of PGD.
+    steps: how many of its first steps to look at; None is all.
+  """
+  last = None if steps is None else steps + 1
+  return trace.correct & np.all(trace.margin[:, :last] < 0, axis=1)
+
+
+def after(trace: Trace, steps: int) -> np.ndarray:
+  """Returns which images are correct at the start and after some steps, [N]."""
+  return trace.correct & (trace.margin[:, steps] < 0)

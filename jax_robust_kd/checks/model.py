@@ -1,4 +1,4 @@
-"""What is checked: any function from images to logits, and some images."""
+"""What is checked: a function from images to logits, and some images."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,30 +10,30 @@ import numpy as np
 from jax_robust_kd.core import PyTree
 
 
-class Subject(NamedTuple):
+class Model(NamedTuple):
   """A model and the images on which it is checked.
 
   Attributes:
     apply: [B, H, W, C] -> logits [B, K], with its weights as a pytree.
     image: [N, H, W, C] float32 in [0, 1].
     label: [N] int32.
-    place: [N] int32, places in the data set, for their keys.
+    row: [N] int32, places in the data set; they decide the random keys.
     batch_size: of every call.
   """
 
   apply: Partial
   image: np.ndarray
   label: np.ndarray
-  place: np.ndarray
+  row: np.ndarray
   batch_size: int
 
 
-class Attacked(NamedTuple):
-  """What an attack left of the images.
+class Outcome(NamedTuple):
+  """Flags and adversarial images of one attack.
 
   Attributes:
     correct: [N] bool, classified correctly without and under the attack; False
-      also for images that it was not run on, as others had broken them.
+      also for images that were not attacked, as others had broken them.
     adv: [N, H, W, C], or None if it was not kept.
   """
 
@@ -41,12 +41,12 @@ class Attacked(NamedTuple):
   adv: np.ndarray | None
 
 
-def has_image(attacked: Attacked) -> np.ndarray:
-  """Which rows of `adv` are an image, [N]: those left out are all NaN."""
-  if attacked.adv is None:
-    return np.zeros(len(attacked.correct), bool)
-  nothing = np.all(np.isnan(attacked.adv), axis=(1, 2, 3))
-  return attacked.correct | ~nothing
+def has_image(outcome: Outcome) -> np.ndarray:
+  """Returns which rows of `adv` are images, [N]; the others are all NaN."""
+  if outcome.adv is None:
+    return np.zeros(len(outcome.correct), bool)
+  missing = np.all(np.isnan(outcome.adv), axis=(1, 2, 3))
+  return outcome.correct | ~missing
 
 
 def in_batches(function: Callable, batch_size: int, *arrays) -> PyTree:
@@ -54,7 +54,7 @@ def in_batches(function: Callable, batch_size: int, *arrays) -> PyTree:
 
   Args:
     function: (array [batch_size, ...], ...) -> pytree of [batch_size, ...].
-    batch_size: the last batch is filled up with the first row.
+    batch_size: the last batch is padded with the first row.
     *arrays: [N, ...] each.
 
   Returns:
@@ -78,26 +78,31 @@ def _logits(apply, image):
 
 
 def logits(
-  subject: Subject, image: np.ndarray, batch_size: int = 0
+  model: Model, image: np.ndarray | None = None, batch_size: int = 0
 ) -> np.ndarray:
-  """Returns the logits [N, K] of images [N, H, W, C].
+  """Returns logits [N, K].
 
   Args:
-    subject: whose model is called.
-    image: float32 in [0, 1].
-    batch_size: another than the subject's.
+    model: what is called.
+    image: [N, H, W, C] float32 in [0, 1]; None is the model's own images.
+    batch_size: 0 is the model's own.
   """
   return in_batches(
-    lambda x: _logits(subject.apply, x),
-    batch_size or subject.batch_size,
-    image,
+    lambda x: _logits(model.apply, x),
+    batch_size or model.batch_size,
+    model.image if image is None else image,
   )
 
 
 def margins(logit: np.ndarray, label: np.ndarray) -> np.ndarray:
-  """Largest wrong logit minus the right one, [N], on the host."""
+  """Returns the largest wrong logit minus the right one, [N]."""
   rows = np.arange(len(label))
   wrong = np.array(logit, np.float32)
   right = wrong[rows, label].copy()
   wrong[rows, label] = -np.inf
   return wrong.max(axis=1) - right
+
+
+def is_correct(model: Model, image: np.ndarray | None = None) -> np.ndarray:
+  """Returns which images are classified correctly, [N] bool."""
+  return margins(logits(model, image), model.label) < 0
