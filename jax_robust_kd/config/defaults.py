@@ -112,7 +112,8 @@ def _data(dataset: str) -> dict:
     train_split='',  # TFDS splits, '' for the data set's own
     test_split='',
     num_train=0,  # use only the first images; 0: all
-    val_size=0,  # last training images, held out; 0: the data set's default
+    val_size=0,  # training images held out; 0: the data set's default
+    val='',  # which: 'last', 'stratified', or '': the latter for own images
     batch_size=128,  # over all devices
     image_size=0,  # side that images are brought to, in pixels; 0: as they are
     memory_gb=8.0,  # a set of more gigabytes of pixels streams from disk

@@ -3,7 +3,6 @@
 from jax_robust_kd.data.augment import make_augment, to_float
 from jax_robust_kd.data.batches import (
   epoch_order,
-  eval_batches,
   num_batches,
   train_batches,
 )
@@ -26,7 +25,6 @@ __all__ = [
   'Reading',
   'Split',
   'epoch_order',
-  'eval_batches',
   'find_test',
   'load',
   'load_extra',

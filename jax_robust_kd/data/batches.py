@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import functools
+import itertools
 
 import numpy as np
 
@@ -10,8 +11,6 @@ from jax_robust_kd.data.extra import Extra, extra_places
 from jax_robust_kd.data.lazy import Lazy
 from jax_robust_kd.data.split import Split
 from jax_robust_kd.data.stream import read_ahead
-
-_FOREVER = 2**62  # steps
 
 
 def num_batches(n: int, batch_size: int) -> int:
@@ -103,7 +102,12 @@ def train_batches(
   Raises:
     UserError: the batch does not divide over the devices, or is too large.
   """
-  _check_divides('data', batch_size, process_count * num_local_devices)
+  devices = process_count * num_local_devices
+  if batch_size < 1 or batch_size % devices:
+    raise UserError(
+      f'data.batch_size={batch_size} does not divide over {devices} devices; '
+      f'use a multiple of {devices}'
+    )
   local = batch_size // process_count
   here = slice(process_index * local, (process_index + 1) * local)
   index = np.arange(batch_size, dtype=np.int32)[here]
@@ -152,18 +156,18 @@ def _draw(
     place=(np.cumsum(chosen) - 1)[here][chosen[here]],
     salt=salt,
   )
-  taken = _take(split, rows_of, start, _FOREVER, train=True)
+  taken = _take(split, rows_of, start)
   return (
     (image, label, rows_of(step))
     for step, (image, label) in enumerate(taken, start)
   )
 
 
-def _take(split: Split, rows_of, start: int, stop: int, train: bool):
+def _take(split: Split, rows_of, start: int):
   """Yields (image, label) of step after step."""
   if isinstance(split.image, Lazy):
-    return read_ahead(split.image, rows_of, start, stop, train)
-  every = map(rows_of, range(start, stop))
+    return read_ahead(split.image, rows_of, start)
+  every = map(rows_of, itertools.count(start))
   return ((split.image[rows], split.label[rows]) for rows in every)
 
 
@@ -179,53 +183,6 @@ def _join(parts, size: int):
   return whole
 
 
-def eval_batches(
-  split: Split,
-  *,
-  batch_size: int,
-  num_local_devices: int = 1,
-  rows: np.ndarray | None = None,
-) -> Iterator[dict[str, np.ndarray]]:
-  """Yields every image once, in order; the last batch is padded, not dropped.
-
-  Args:
-    split: what to evaluate.
-    batch_size: images of all devices together; the last batch has as many, its
-      padding being image 0 of the split.
-    num_local_devices: of this process.
-    rows: [N] places in the split of the images to take; None is all.
-
-  Yields:
-    With leading dimensions [local devices, images per device]: 'image' uint8
-    [..., H, W, C], 'label' int32, 'index' int32, the place of each image in the
-    split, and 'mask' bool, False for padding.
-
-  Raises:
-    UserError: the batch does not divide over the devices, or there is no image.
-  """
-  _check_divides('eval', batch_size, num_local_devices)
-  if rows is None:
-    rows = np.arange(len(split.label))
-  if not len(rows):
-    raise UserError('there are no images to evaluate')
-
-  count = -(-len(rows) // batch_size)
-  padded = np.zeros(count * batch_size, np.int32)
-  padded[: len(rows)] = rows
-  padded = padded.reshape(count, batch_size)
-  real = np.arange(padded.size).reshape(padded.shape) < len(rows)
-
-  def batches():
-    taken = _take(split, padded.__getitem__, 0, count, train=False)
-    for place, mask, values in zip(padded, real, taken, strict=True):
-      image, label = values
-      yield _to_devices(
-        num_local_devices, image=image, label=label, index=place, mask=mask
-      )
-
-  return batches()
-
-
 def _to_devices(
   num_devices: int, **values: np.ndarray
 ) -> dict[str, np.ndarray]:
@@ -234,11 +191,3 @@ def _to_devices(
     key: value.reshape(num_devices, -1, *value.shape[1:])
     for key, value in values.items()
   }
-
-
-def _check_divides(group: str, batch_size: int, devices: int) -> None:
-  if batch_size < 1 or batch_size % devices:
-    raise UserError(
-      f'{group}.batch_size={batch_size} does not divide over {devices} '
-      f'devices; use a multiple of {devices}'
-    )

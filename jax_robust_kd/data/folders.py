@@ -1,19 +1,23 @@
 """Image folders: your own, and Tiny-ImageNet's."""
 
 from collections.abc import Iterable
+import errno
 from functools import partial
+import io
 import os
 from pathlib import Path
+import stat
 
 import numpy as np
 
 from jax_robust_kd.core import UserError
-from jax_robust_kd.data.decode import check_pillow, is_grey
-from jax_robust_kd.data.files import Raw
+from jax_robust_kd.data.decode import Damaged, check_pillow, is_grey, open_image
 from jax_robust_kd.data.lazy import Encoded, Lazy, Reading, Stream
+from jax_robust_kd.data.npz import Raw
 from jax_robust_kd.data.split import Split
 
 _SUFFIXES = ('.png', '.jpg', '.jpeg')
+_MAX_BYTES = 2**28  # of a file
 _PROBED = 100  # images opened to learn size and colours of the set
 TINY_IMAGENET = 'tiny-imagenet-200'  # the folder that its archive holds
 
@@ -170,22 +174,35 @@ def _find_shape(
   root: Path, files: list[str], size: int
 ) -> tuple[int, int, int]:
   """Returns (H, W, C): size of the first image, colours of a sample."""
-  from PIL import Image
+  from PIL import ExifTags, Image
 
+  damaged = (Damaged, OSError, SyntaxError, ValueError, TypeError)
   found, sizes = [], []
   chosen = np.linspace(0, len(files) - 1, min(len(files), _PROBED)).astype(int)
   for place in chosen:
     try:
-      with Image.open(root / files[place]) as image:
+      with open_image(io.BytesIO(_read_file(root / files[place]))) as image:
         found.append(is_grey(image.mode) or image.mode[0] in 'IF')
-        sizes.append((image.height, image.width))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) > 4
+        width, height = image.size[::-1] if turned else image.size
+        sizes.append((height, width))
+    except (*damaged, Image.DecompressionBombError):
       continue  # it is named when it is read
   if not found:
     raise UserError(f'{root}: none of {len(chosen)} images can be opened')
   height, width = (size, size) if size else sizes[0]
   # Grey images among coloured ones become coloured.
   return height, width, 1 if all(found) else 3
+
+
+def _read_file(path: Path) -> bytes:
+  """Reads a regular file of at most 256 MB; others might never end."""
+  found = path.stat()
+  if not stat.S_ISREG(found.st_mode):
+    raise OSError(errno.EINVAL, 'it is no regular file')
+  if found.st_size > _MAX_BYTES:
+    raise OSError(errno.EFBIG, f'it has {found.st_size:,} bytes')
+  return path.read_bytes()
 
 
 def _read_files(
@@ -195,7 +212,7 @@ def _read_files(
   for row in rows:
     path = Path(root, os.fsdecode(bytes(files[row])))
     try:
-      content, error = path.read_bytes(), ''
+      content, error = _read_file(path), ''
     except OSError as failed:
       content, error = b'', failed.strerror or str(failed)
     found.append(Encoded(str(path), content, int(labels[row]), error))

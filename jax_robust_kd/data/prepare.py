@@ -20,7 +20,6 @@ import numpy as np
 from jax_robust_kd.core import RunError, UserError
 from jax_robust_kd.data import source
 from jax_robust_kd.data.decode import Damaged, decode
-from jax_robust_kd.data.files import Raw
 from jax_robust_kd.data.lazy import (
   Encoded,
   Lazy,
@@ -28,6 +27,7 @@ from jax_robust_kd.data.lazy import (
   Stream,
   check_label,
 )
+from jax_robust_kd.data.npz import Raw
 
 _CHUNK = 256  # images that a thread checks at once
 

@@ -8,13 +8,12 @@ import numpy as np
 
 from jax_robust_kd.core import UserError
 from jax_robust_kd.data.extra import Extra
-from jax_robust_kd.data.files import Raw, read_digits, read_npz
 from jax_robust_kd.data.folders import read_folder, read_tiny_imagenet
 from jax_robust_kd.data.lazy import Lazy, Reading, into_memory
+from jax_robust_kd.data.npz import Raw, read_digits, read_npz
+from jax_robust_kd.data.parts import hold_out, refuse_odd_parts, sample
 from jax_robust_kd.data.split import Split, statistics
 from jax_robust_kd.data.tfds_source import read_tfds
-
-_SAMPLE = 1000  # images of a set on disk that are looked at before training
 
 
 class Dataset(NamedTuple):
@@ -22,8 +21,7 @@ class Dataset(NamedTuple):
 
   Attributes:
     train: what is trained on.
-    val: the last of the original training images, never trained on; always in
-      memory.
+    val: training images that are held out; always in memory.
     test: looked at once, after training.
     num_classes: K.
     class_names: [K].
@@ -100,36 +98,46 @@ def load(
   train_split: str = '',
   test_split: str = '',
   reading: Reading | None = None,
+  val: str = '',
 ) -> Dataset:
   """Finds a data set, and reads it into memory unless it is too large.
 
   Args:
-    name: 'digits' (embedded), 'npz:FILE' or FILE.npz (see `files.read_npz`), an
+    name: 'digits' (embedded), 'npz:FILE' or FILE.npz (see `npz.read_npz`), an
       image folder (see `folders.read_folder`), 'tiny_imagenet', or any image
       classification set of TFDS by its name.
     data_dir: of TFDS and Tiny-ImageNet; '' is TFDS_DATA_DIR or TFDS' default.
-    val_size: this many images, the last of the training split, are held out
-      for validation; 0 is the default of the set, for unknown sets 1,024 but
-      at most a tenth.
+    val_size: how many training images are held out for validation; 0 is the
+      default of the set, for unknown sets 1,024 but at most a tenth.
     num_train: train on the first images only, of those not held out; 0 is all.
     train_split: TFDS split instead of the set's own, as 'train[:40000]'.
     test_split: the same, as 'train[40000:]'.
     reading: how images on disk are read; None is `Reading()`.
+    val: 'last' holds out the last training images, 'stratified' a fixed random
+      draw with each class in proportion; '' is 'stratified' for .npz files and
+      image folders and 'last' for all others.
 
   Raises:
-    UserError: there is no such set, it is damaged, or a size does not fit it.
+    UserError: there is no such set, it is damaged, a size does not fit it, or
+      its parts cannot be meant (see `parts.refuse_odd_parts`).
   """
   info = _info(name)
   reading = reading or Reading()
   raw = find(name, data_dir, train_split, test_split, reading)
   _check_sizes(name, raw)
   raw = _fit_memory(name, raw, reading)
-  train, val = _hold_out(raw.train, val_size, info)
+  own = is_own(name)
+  if own:
+    refuse_odd_parts(name, raw.train, raw.test)
+  total = len(raw.train.label)
+  size = info.val_size if info else max(1, min(1024, total // 10))
+  how = val or ('stratified' if own else 'last')
+  train, val_part = hold_out(raw.train, val_size or size, how)
   # Of all the training images: a small num_train must not change the model.
   mean, std = (info.mean, info.std) if info else _statistics(train)
   return Dataset(
     train=_first(train, num_train),
-    val=into_memory(f'{name} (validation)', val) if _on_disk(val) else val,
+    val=_in_memory(f'{name} (validation)', val_part),
     test=raw.test,
     num_classes=len(raw.class_names),
     class_names=raw.class_names,
@@ -162,17 +170,16 @@ def _fit_memory(name: str, raw: Raw, reading: Reading) -> Raw:
   )
 
 
+def _in_memory(where: str, split: Split) -> Split:
+  return into_memory(where, split) if _on_disk(split) else split
+
+
 def _statistics(train: Split) -> tuple[tuple, tuple]:
   if _on_disk(train):
     lazy: Lazy = train.image
-    some = Lazy(lazy.stream, lazy.rows[_sample(len(lazy))])
+    some = Lazy(lazy.stream, lazy.rows[sample(len(lazy))])
     train = into_memory('a sample', Split(some, None))
   return statistics(train.image)
-
-
-def _sample(total: int) -> np.ndarray:
-  """Returns places spread over all images of a set on disk."""
-  return np.linspace(0, total - 1, min(total, _SAMPLE)).astype(int)
 
 
 def _info(name: str) -> DatasetInfo | None:
@@ -230,15 +237,20 @@ def _find_reader(name: str, data_dir: str, reading: Reading):
     return read_digits
   if name == 'tiny_imagenet':
     return lambda: read_tiny_imagenet(data_dir, reading)
-  if name in DATASETS:
+  if not is_own(name):
     return None
-  path = name.removeprefix('npz:')
-  if path != name or name.endswith('.npz'):
-    return lambda: read_npz(path)
+  if name.startswith('npz:') or name.endswith('.npz'):
+    return lambda: read_npz(name.removeprefix('npz:'))
+  return lambda: read_folder(name, reading)
+
+
+def is_own(name: str) -> bool:
+  """Returns whether a name is that of an .npz file or of an image folder."""
+  if name in DATASETS:
+    return False
   # A TFDS name may hold a slash, but does not begin like a path.
-  if name.startswith(('.', '/', '~')) or Path(name).is_dir():
-    return lambda: read_folder(name, reading)
-  return None
+  like_path = name.startswith(('npz:', '.', '/', '~'))
+  return like_path or name.endswith('.npz') or Path(name).is_dir()
 
 
 def _check_sizes(name: str, raw: Raw) -> None:
@@ -248,32 +260,6 @@ def _check_sizes(name: str, raw: Raw) -> None:
       f'data.name={name!r}: training images are {one}, test images {other} '
       '(height, width, channels); bring all to one size'
     )
-
-
-def _hold_out(
-  train: Split, val_size: int, info: DatasetInfo | None
-) -> tuple[Split, Split]:
-  """Cuts the last `val_size` images off."""
-  total = len(train.label)
-  if val_size < 0:
-    raise UserError(f'data.val_size={val_size} is negative; use 0 or more')
-  size = val_size or (info.val_size if info else min(1024, total // 10)) or 1
-  if size >= total:
-    raise UserError(
-      f'data.val_size={size} leaves nothing of {total} training images; use '
-      'a smaller one'
-    )
-  label = train.label[_sample(total)] if _on_disk(train) else train.label
-  if np.all(np.diff(label) >= 0) and label[0] != label[-1]:
-    raise UserError(
-      'the training images are sorted by class, so the last of them cannot '
-      'serve as validation; shuffle them'
-    )
-  cut = total - size
-  return (
-    Split(train.image[:cut], train.label[:cut]),
-    Split(train.image[cut:], train.label[cut:]),
-  )
 
 
 def _first(train: Split, num_train: int) -> Split:

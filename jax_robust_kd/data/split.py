@@ -33,6 +33,7 @@ def make_split(where: str, image: np.ndarray, label: np.ndarray) -> Split:
     )
   if not image.size:
     raise UserError(f'{where}: there are no images; it has {image.shape}')
+  _refuse_channels_first(where, image.shape, len(label))
   if label.ndim != 1:
     raise UserError(
       f'{where}: the labels have shape {label.shape}; use one integer per image'
@@ -43,6 +44,20 @@ def make_split(where: str, image: np.ndarray, label: np.ndarray) -> Split:
       'needs one label'
     )
   return Split(_to_uint8(where, image), _to_int32(where, label))
+
+
+def _refuse_channels_first(where: str, shape: tuple, num_labels: int) -> None:
+  count, height, width, channels = shape
+  if channels > 4 and height < min(width, channels):
+    raise UserError(
+      f'{where}: the images have shape {shape}, which looks like [images, '
+      'channels, height, width]; give image.transpose(0, 2, 3, 1)'
+    )
+  if count != num_labels == channels:
+    raise UserError(
+      f'{where}: the images have shape {shape}, which looks like [height, '
+      'width, channels, images]; give image.transpose(3, 0, 1, 2)'
+    )
 
 
 def _to_uint8(where: str, image: np.ndarray) -> np.ndarray:

@@ -26,6 +26,7 @@ from jax_robust_kd.data.lazy import (
 )
 
 _AHEAD = 2  # batches that each worker keeps ready
+_FOREVER = 2**62  # steps
 _TRIES = 100  # images tried in place of a damaged one
 
 
@@ -33,8 +34,6 @@ def read_ahead(
   images: Lazy,
   rows_of: Callable[[int], np.ndarray],
   start: int,
-  stop: int,
-  train: bool,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Yields the images and labels of step after step, decoded ahead of need.
 
@@ -42,9 +41,6 @@ def read_ahead(
     images: of a lazy split.
     rows_of: step -> [n] rows of `images`. It and `images` are pickled.
     start: first step.
-    stop: the step after the last one.
-    train: whether the next image of the set may take the place of a damaged
-      one; an evaluation leaves nothing out.
 
   Raises:
     UserError: an image is damaged or does not fit the set.
@@ -52,8 +48,8 @@ def read_ahead(
   """
   grain = _import_grain()
   workers = images.stream.reading.workers
-  steps = grain.MapDataset.range(start, stop)
-  parts = steps.map(partial(_part, images, rows_of, train))
+  steps = grain.MapDataset.range(start, _FOREVER)
+  parts = steps.map(partial(_part, images, rows_of))
   threads, ready = (0, 0) if workers else (1, _AHEAD)
   ahead: Any = parts.to_iter_dataset(grain.ReadOptions(threads, ready))
   if workers:
@@ -112,12 +108,12 @@ def _prepare_worker(index: int, count: int) -> None:
   threading.Thread(target=follow, daemon=True).start()
 
 
-def _part(images: Lazy, rows_of: Callable, train: bool, step: int) -> dict:
+def _part(images: Lazy, rows_of: Callable, step: int) -> dict:
   """Reads what one step needs; runs in a worker."""
   stream, rows = images.stream, rows_of(step)
   part = decode_rows(stream, images.rows[rows])
-  if not train or stream.reading.damaged == 'stop':
-    stop_if_damaged(part, SKIP if train else '')
+  if stream.reading.damaged == 'stop':
+    stop_if_damaged(part, SKIP)
   for place, problem in part.damaged.items():
     _substitute(images, part, place, rows[place], problem)
   return {

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from jax_robust_kd.core import UserError
-from jax_robust_kd.data.files import Raw
 from jax_robust_kd.data.lazy import Encoded, Reading, Stream, lazy_split
+from jax_robust_kd.data.npz import Raw
 from jax_robust_kd.data.split import Split
 from jax_robust_kd.data.tfds_prepare import prepare_set
 

@@ -29,6 +29,7 @@ def load_data(c: Config) -> data.Dataset:
     test_split=c.data.test_split,
     num_train=c.data.num_train,
     val_size=c.data.val_size,
+    val=c.data.val,
     reading=data.Reading(**{key: c.data[key] for key in fields}),
   )
   if not c.data.extra.file:

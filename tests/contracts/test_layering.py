@@ -58,10 +58,11 @@ SHARED = {  # fmt: skip
   'data': {
     'source',
     'split',
-    'files',
+    'npz',
     'folders',
     'decode',
     'lazy',
+    'parts',
     'stream',
     'extra',
     'cifar',

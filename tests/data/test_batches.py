@@ -112,38 +112,3 @@ def test_training_batch_that_does_not_divide(split):
 def test_training_batch_larger_than_the_split(split):
   with pytest.raises(UserError, match='batch_size=64 does not fit 50'):
     _take(split, 0, batch_size=64)
-
-
-@pytest.mark.parametrize('batch_size, devices', [(12, 1), (12, 4), (50, 2)])
-def test_evaluation_drops_no_image(split, batch_size, devices):
-  """Field bug: drop_remainder in evaluation leaves test images out."""
-  batches = list(
-    data.eval_batches(split, batch_size=batch_size, num_local_devices=devices)
-  )
-  assert len(batches) == -(-N // batch_size)
-  for batch in batches:
-    shape = (devices, batch_size // devices)
-    assert all(value.shape[:2] == shape for value in batch.values())
-  mask = np.concatenate([batch['mask'].ravel() for batch in batches])
-  assert mask.dtype == bool and mask.sum() == N
-  rows = np.concatenate([_rows(batch) for batch in batches])
-  np.testing.assert_array_equal(rows[mask], np.arange(N))
-  np.testing.assert_array_equal(rows[~mask], 0)
-  index = np.concatenate([batch['index'].ravel() for batch in batches])
-  np.testing.assert_array_equal(index, rows)
-
-
-def test_evaluation_of_chosen_rows(split):
-  rows = np.array([41, 3, 17, 8, 30])
-  batches = list(data.eval_batches(split, batch_size=4, rows=rows))
-  found = np.concatenate([b['index'][b['mask']] for b in batches])
-  np.testing.assert_array_equal(found, rows)
-  labels = np.concatenate([b['label'][b['mask']] for b in batches])
-  np.testing.assert_array_equal(labels, rows % 7)
-
-
-def test_evaluation_of_nothing_and_of_odd_batches(split):
-  with pytest.raises(UserError, match='no images to evaluate'):
-    data.eval_batches(split, batch_size=4, rows=np.array([], np.int64))
-  with pytest.raises(UserError, match='eval.batch_size=5 does not divide'):
-    data.eval_batches(split, batch_size=5, num_local_devices=2)

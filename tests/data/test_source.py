@@ -86,7 +86,7 @@ def test_every_known_set_has_statistics():
 
 def test_the_last_training_images_are_held_out(tmp_path):
   arrays = _arrays()
-  d = data.load(_npz(tmp_path, arrays), val_size=8)
+  d = data.load(_npz(tmp_path, arrays), val_size=8, val='last')
   np.testing.assert_array_equal(d.train.image, arrays['train_image'][:22])
   np.testing.assert_array_equal(d.val.image, arrays['train_image'][22:])
   np.testing.assert_array_equal(d.val.label, arrays['train_label'][22:])
@@ -120,8 +120,8 @@ def test_negative_validation_and_too_many_training_images(tmp_path):
 
 def test_training_images_sorted_by_class(tmp_path):
   arrays = _arrays(train_label=np.sort(_label(30)))
-  with pytest.raises(UserError, match='sorted by class'):
-    data.load(_npz(tmp_path, arrays))
+  with pytest.raises(UserError, match="sorted by class.*val='stratified'"):
+    data.load(_npz(tmp_path, arrays), val='last')
 
 
 # .npz files.
@@ -129,7 +129,7 @@ def test_training_images_sorted_by_class(tmp_path):
 
 def test_npz_statistics_by_hand(tmp_path):
   arrays = _arrays()
-  d = data.load(_npz(tmp_path, arrays), val_size=8)
+  d = data.load(_npz(tmp_path, arrays), val_size=8, val='last')
   used = arrays['train_image'][:22] / 255
   np.testing.assert_allclose(d.mean, used.mean((0, 1, 2)), rtol=1e-6)
   np.testing.assert_allclose(d.std, used.std((0, 1, 2)), rtol=1e-6)

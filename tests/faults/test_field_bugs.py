@@ -450,13 +450,13 @@ def test_bug09_evaluation_sees_every_image(digits):
 @pytest.mark.parametrize('count', [3, 100])
 def test_bug10_class_count_is_the_data_sets(count, tmp_path):
   label = np.random.default_rng(0).permutation(np.arange(200) % count)
-  image = np.zeros((200, 8, 8, 1), np.uint8)
+  image = np.random.default_rng(0).integers(0, 256, (400, 8, 8, 1), np.uint8)
   path = tmp_path / 'own.npz'
   np.savez(
     path,
-    train_image=image,
+    train_image=image[:200],
     train_label=label,
-    test_image=image,
+    test_image=image[200:],
     test_label=label,
   )
   own = data.load(f'npz:{path}')
