@@ -10,18 +10,11 @@ from jax.tree_util import Partial
 import numpy as np
 import pytest
 
-<<<<<<< HEAD
 from jax_robust_kd.attacks import Budget, autoattack, batching
 from jax_robust_kd.attacks.engine import Images, run_jobs
 from jax_robust_kd.attacks.packing import Victim
 from jax_robust_kd.attacks.suites import plan
-from jax_robust_kd.checks.report import MEANINGS, as_table
-=======
-from jax_robust_kd.attacks import Budget, autoattack, programs
-from jax_robust_kd.attacks.jobs import plan
-from jax_robust_kd.attacks.suite import run_jobs
 from jax_robust_kd.checks import CHECKS, as_table
->>>>>>> 23ec619 (Checks: each check, its limits and its sentences stand side by side; run takes six parameters)
 
 DOCS = Path(__file__).parent.parent / 'docs'
 NUMBERS = {17: 'seventeen', 18: 'eighteen', 19: 'nineteen', 20: 'twenty'}
