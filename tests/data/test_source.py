@@ -143,7 +143,7 @@ def test_statistics_of_a_constant_channel_can_be_divided_by():
 def test_npz_with_one_part_is_cut_at_random_but_fixed(tmp_path):
   image = _image(40)
   path = _npz(tmp_path, {'image': image, 'label': _label(40)})
-  one, two = data.load(f'npz:{path}'), data.load(path)
+  one, two = (data.load(p, val='last') for p in (f'npz:{path}', path))
   assert [len(p.label) for p in one[:3]] == [29, 3, 8]
   np.testing.assert_array_equal(one.test.image, two.test.image)
   parts = np.concatenate([p.image for p in one[:3]])
@@ -161,7 +161,7 @@ def test_npz_class_names(tmp_path):
 def test_float_images_become_the_uint8_they_came_from(tmp_path, dtype):
   arrays = _arrays()
   scaled = (arrays['train_image'] / 255).astype(dtype)
-  d = data.load(_npz(tmp_path, {**arrays, 'train_image': scaled}))
+  d = data.load(_npz(tmp_path, {**arrays, 'train_image': scaled}), val='last')
   assert d.train.image.dtype == np.uint8
   np.testing.assert_array_equal(d.train.image, arrays['train_image'][:27])
 
