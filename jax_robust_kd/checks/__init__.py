@@ -157,6 +157,7 @@ def _read(result: Result, image: np.ndarray) -> dict[str, Outcome]:
 
 __all__ = [
   'CHECKS',
+  'FULL',
   'LEVELS',
   'Check',
   'Options',

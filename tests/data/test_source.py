@@ -39,11 +39,15 @@ def _npz(tmp_path, arrays):
 
 @pytest.fixture
 def folder(tmp_path):
-  """Two classes; each image is of one colour, 10 * place + 100 * class."""
+  """Two classes; each image is of one colour, 10 * place + 100 * class.
+
+  In the test part it is 5 more.
+  """
   for part, count in (('train', 6), ('test', 2)):
     for label, name in enumerate(('ant', 'bee')):
       for place in range(count):
-        colour = np.full((4, 5, 3), 10 * place + 100 * label, np.uint8)
+        colour = 10 * place + 100 * label + 5 * (part == 'test')
+        colour = np.full((4, 5, 3), colour, np.uint8)
         _save(tmp_path / part / name / f'{place}.png', colour)
   return tmp_path
 
