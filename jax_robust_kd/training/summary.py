@@ -9,18 +9,19 @@ from jax_robust_kd.config import Config, teacher_group
 from jax_robust_kd.core import TrainState
 from jax_robust_kd.networks import Network
 from jax_robust_kd.planning.flops import step_cost
+from jax_robust_kd.runtime import console, faults
 from jax_robust_kd.training import build
 from jax_robust_kd.training.step import Recipe, train_step
 
 
-def describe(
+def show(
   c: Config,
   dataset: data.Dataset,
   recipe: Recipe,
   state: TrainState,
   networks: build.Networks,
-) -> list[str]:
-  """Returns what is about to run and what a step costs."""
+) -> None:
+  """Says what is about to run and what a step costs."""
   devices = jax.devices()
   lines = [
     f'devices   {jax.process_count()} process(es) x '
@@ -40,7 +41,7 @@ def describe(
   epochs, steps = c.optimizer.epochs, recipe.total_steps
   if networks.peer is not None:
     lines.append(f'peer      {_size(networks.peer)}')
-  return lines + [
+  lines += [
     f'student   {_size(networks.student)}',
     f'method    {c.method.name}: a step of {c.data.batch_size} images costs '
     f'{flops / 1e9:.3g} GFLOP, as much as {passes:.1f} forward passes of '
@@ -50,6 +51,9 @@ def describe(
     'images',
     f'run       {epochs} epochs = {steps} steps',
   ]
+  for line in lines:
+    console.say(line)
+  faults.point('described')
 
 
 def _size(network: Network) -> str:
