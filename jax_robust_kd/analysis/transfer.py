@@ -21,7 +21,7 @@ from jax_robust_kd.evaluation import corruptions, evaluate
 from jax_robust_kd.evaluation.run import check_run, evaluate_run
 from jax_robust_kd.runtime import checkpoint, console, files, lock, processes
 from jax_robust_kd.runtime.malloc import keep_freed_memory
-from jax_robust_kd.training import build, optim
+from jax_robust_kd.training import build
 from jax_robust_kd.workdir import (
   check_workdir,
   claim_workdir,
@@ -209,7 +209,7 @@ def train_probe(
   metrics = workdir / 'metrics.jsonl'
   files.truncate(metrics, 0)
   per_epoch = data.num_batches(len(train.label), c.data.batch_size)
-  tx, _ = optim.from_settings(c.optimizer, per_epoch)
+  tx, _ = build.make_optimizer(c, per_epoch)
   schedule = linear_probe.Schedule(
     c.data.batch_size, c.optimizer.epochs, c.seed
   )

@@ -94,11 +94,6 @@ def _check_choices(c: Config) -> None:
   _one_of('data.damaged', c.data.damaged, ('stop', 'skip'))
   _one_of('data.extra.labels', c.data.extra.labels, ('file', 'teacher'))
   _one_of('save.on_failure', c.save.on_failure, ('stop', 'go_on'))
-  _one_of('optimizer.name', c.optimizer.name, ('sgd', 'adamw'))
-  _one_of(
-    'optimizer.schedule', c.optimizer.schedule, ('cosine', 'step', 'constant')
-  )
-  _one_of('optimizer.decay_on', c.optimizer.decay_on, ('kernels', 'all'))
 
 
 def validate(c: Config) -> None:

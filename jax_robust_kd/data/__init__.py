@@ -2,6 +2,7 @@
 
 from jax_robust_kd.data.augment import make_augment, to_float
 from jax_robust_kd.data.batches import (
+  check_divides,
   epoch_order,
   num_batches,
   train_batches,
@@ -24,6 +25,7 @@ __all__ = [
   'Extra',
   'Reading',
   'Split',
+  'check_divides',
   'epoch_order',
   'find_test',
   'load',

@@ -102,12 +102,7 @@ def train_batches(
   Raises:
     UserError: the batch does not divide over the devices, or is too large.
   """
-  devices = process_count * num_local_devices
-  if batch_size < 1 or batch_size % devices:
-    raise UserError(
-      f'data.batch_size={batch_size} does not divide over {devices} devices; '
-      f'use a multiple of {devices}'
-    )
+  check_divides('data', batch_size, process_count * num_local_devices)
   local = batch_size // process_count
   here = slice(process_index * local, (process_index + 1) * local)
   index = np.arange(batch_size, dtype=np.int32)[here]
@@ -191,3 +186,21 @@ def _to_devices(
     key: value.reshape(num_devices, -1, *value.shape[1:])
     for key, value in values.items()
   }
+
+
+def check_divides(group: str, batch_size: int, devices: int) -> None:
+  """Checks that every device gets as many images of a batch as the others.
+
+  Args:
+    group: 'data' or 'eval', whose `batch_size` it is.
+    batch_size: images of all devices.
+    devices: how many these are.
+
+  Raises:
+    UserError: they do not.
+  """
+  if batch_size < 1 or batch_size % devices:
+    raise UserError(
+      f'{group}.batch_size={batch_size} does not divide over {devices} '
+      f'devices; use a multiple of {devices}'
+    )

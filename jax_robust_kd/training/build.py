@@ -7,15 +7,16 @@ from typing import NamedTuple
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 
 from jax_robust_kd import config as config_lib
 from jax_robust_kd import data, models, threat
-from jax_robust_kd.attacks import SUITES, ascent, suites
+from jax_robust_kd.attacks import ascent
 from jax_robust_kd.config import Config, check_arguments
 from jax_robust_kd.core import AXIS, ROBUST, Method, TrainState, UserError
 from jax_robust_kd.methods import METHODS
 from jax_robust_kd.networks import Network, load_teacher, make_model
-from jax_robust_kd.training import averages, gradients, optim
+from jax_robust_kd.training import averages, checks, gradients, optim
 from jax_robust_kd.training.step import Recipe, create_state
 
 
@@ -54,7 +55,8 @@ def check(c: Config, dataset: data.Dataset, mode: str = 'train') -> None:
     UserError: the first mistake.
   """
   config_lib.validate(c)
-  _check_batches(c)
+  make_optimizer(c, steps_per_epoch=1)
+  checks.check_batches(c)
   if len(dataset.train.label) < c.data.batch_size:
     raise UserError(
       f'data.batch_size={c.data.batch_size} is larger than the '
@@ -71,7 +73,7 @@ def check(c: Config, dataset: data.Dataset, mode: str = 'train') -> None:
       f'eval.num_examples={c.eval.num_examples} is larger than the '
       f'{len(dataset.test.label)} test images; 0 takes all'
     )
-  _check_attacks(c, mode)
+  checks.check_attacks(c, mode)
   for name in method.teachers:
     group, given = config_lib.teacher_group(c, name)
     if not (given.checkpoint or given.config):
@@ -84,52 +86,6 @@ def check(c: Config, dataset: data.Dataset, mode: str = 'train') -> None:
   make_student(c, dataset)
   if method.peer:
     make_peer(c, dataset)
-
-
-def _check_attacks(c: Config, mode: str) -> None:
-  """Checks what attacks at the end, and in training what validates."""
-  validates = (c.validation.attack,) if mode == 'train' else ()
-  if c.validation.attack in SUITES and validates:
-    raise UserError(
-      f'validation.attack={c.validation.attack!r} is several attacks; choose '
-      'one'
-    )
-  if not c.eval.suite:
-    raise UserError("eval.suite=() attacks nothing; use such as ('pgd-20',)")
-  for field, specs in (
-    ('validation.attack', validates),
-    ('eval.suite', tuple(c.eval.suite)),
-  ):
-    try:
-      suites.plan_deterministic(specs, threat.make_budget(c))
-    except UserError as error:
-      raise UserError(f'{field}: {error}') from None
-
-
-def _check_batches(c: Config) -> None:
-  """Checks that batches divide over devices and parts."""
-  devices = jax.device_count()
-  for name, size in (
-    ('data.batch_size', c.data.batch_size),
-    ('eval.batch_size', c.eval.batch_size),
-  ):
-    if size % devices:
-      raise UserError(
-        f'{name}={size} does not divide over {devices} devices; use a '
-        f'multiple of {devices}'
-      )
-  size, parts = c.data.batch_size // devices, c.optimizer.accumulate
-  if size % parts:
-    raise UserError(
-      f'optimizer.accumulate={parts} does not divide the {size} images of a '
-      'device; use a divisor'
-    )
-  mixes = c.data.augment.mixup_alpha or c.data.augment.cutmix_alpha
-  if mixes and c.data.batch_size // devices % 2:
-    raise UserError(
-      f'data.batch_size={c.data.batch_size} gives {devices} devices an odd '
-      'number of images each; mixup and CutMix need an even one'
-    )
 
 
 def _teacher_labels(c: Config) -> bool:
@@ -219,7 +175,7 @@ def make_recipe(
   c: Config, networks: Networks, dataset: data.Dataset, steps_per_epoch: int
 ) -> tuple[Recipe, Callable]:
   """Builds what the training step is made of, and the schedule."""
-  tx, schedule = optim.from_settings(c.optimizer, steps_per_epoch)
+  tx, schedule = make_optimizer(c, steps_per_epoch)
   maximize = partial(
     ascent,
     norm=c.train_attack.norm,
@@ -246,6 +202,31 @@ def make_recipe(
     accumulate=c.optimizer.accumulate,
   )
   return recipe, schedule
+
+
+def make_optimizer(
+  c: Config, steps_per_epoch: int
+) -> tuple[optax.GradientTransformation, Callable]:
+  """Builds the optimizer, and step -> learning rate."""
+  o = c.optimizer
+  schedule = optim.make_schedule(
+    o.schedule,
+    learning_rate=o.learning_rate,
+    total_steps=o.epochs * steps_per_epoch,
+    warmup_steps=round(o.warmup_epochs * steps_per_epoch),
+    milestones=tuple(o.milestones),
+    decay=o.decay,
+  )
+  tx = optim.make_optimizer(
+    o.name,
+    schedule,
+    momentum=o.momentum,
+    nesterov=o.nesterov,
+    weight_decay=o.weight_decay,
+    decay_on=o.decay_on,
+    clip_norm=o.clip_norm,
+  )
+  return tx, schedule
 
 
 def make_augment(c: Config, dataset: data.Dataset) -> Callable:

@@ -1,7 +1,6 @@
 """Learning-rate schedules and optimizers, on Optax."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import optax
@@ -101,27 +100,3 @@ def make_optimizer(
   if not clip_norm:
     return update
   return optax.chain(optax.clip_by_global_norm(clip_norm), update)
-
-
-def from_settings(
-  o: Any, steps_per_epoch: int
-) -> tuple[optax.GradientTransformation, Callable]:
-  """Builds what a config's group `optimizer` asks for, and the schedule."""
-  schedule = make_schedule(
-    o.schedule,
-    learning_rate=o.learning_rate,
-    total_steps=o.epochs * steps_per_epoch,
-    warmup_steps=round(o.warmup_epochs * steps_per_epoch),
-    milestones=tuple(o.milestones),
-    decay=o.decay,
-  )
-  tx = make_optimizer(
-    o.name,
-    schedule,
-    momentum=o.momentum,
-    nesterov=o.nesterov,
-    weight_decay=o.weight_decay,
-    decay_on=o.decay_on,
-    clip_norm=o.clip_norm,
-  )
-  return tx, schedule
