@@ -6,6 +6,8 @@ import inspect
 from ml_collections import ConfigDict
 
 from jax_robust_kd.core import UserError
+from jax_robust_kd.data.source import is_own
+from jax_robust_kd.methods import options
 
 # Names that keys had before -> those they have now.
 RENAMED = {
@@ -49,7 +51,7 @@ def refuse_old_name(key: str) -> None:
 
 
 def upgrade(stored: dict) -> dict:
-  """Returns the settings of a finished run, with the names of today.
+  """Returns the settings of a finished run, with the words of today.
 
   Args:
     stored: its config.json; not modified.
@@ -64,6 +66,11 @@ def upgrade(stored: dict) -> dict:
       *groups, name = new.split('.')
       target = upgraded.setdefault(groups[0], {}) if groups else upgraded
       target[name] = source.pop(key)
+  method, data = upgraded.get('method', {}), upgraded.get('data', {})
+  if method.get('inner') in options.RENAMED:
+    method['inner'] = options.RENAMED[method['inner']]
+  if is_own(data.get('name', 'digits')):
+    data.setdefault('val', 'last')  # before there was a choice
   return upgraded
 
 

@@ -53,7 +53,7 @@ class MobileNetV2(nn.Module):
   Examples:
     >>> import jax
     >>> from jax_robust_kd import models
-    >>> model = models.MobileNetV2(num_classes=10)
+    >>> model = models.MobileNetV2(10)
     >>> variables = jax.eval_shape(
     ...   lambda: model.init(
     ...     jax.random.key(0), jax.numpy.zeros((1, 32, 32, 3)), train=False

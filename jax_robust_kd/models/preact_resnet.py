@@ -53,7 +53,7 @@ class PreActResNet(nn.Module):
   Examples:
     >>> import jax
     >>> from jax_robust_kd import models
-    >>> model = models.PreActResNet(num_classes=10)
+    >>> model = models.PreActResNet(10)
     >>> variables = jax.eval_shape(
     ...   lambda: model.init(
     ...     jax.random.key(0), jax.numpy.zeros((1, 32, 32, 3)), train=False

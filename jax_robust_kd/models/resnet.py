@@ -55,7 +55,7 @@ class ResNet(nn.Module):
   Examples:
     >>> import jax
     >>> from jax_robust_kd import models
-    >>> model = models.ResNet(num_classes=10, depth=18)
+    >>> model = models.ResNet(10, depth=18)
     >>> variables = jax.eval_shape(
     ...   lambda: model.init(
     ...     jax.random.key(0), jax.numpy.zeros((1, 32, 32, 3)), train=False
@@ -143,7 +143,7 @@ class SmallResNet(nn.Module):
   Examples:
     >>> import jax
     >>> from jax_robust_kd import models
-    >>> model = models.SmallResNet(num_classes=10, depth=20)
+    >>> model = models.SmallResNet(10, depth=20)
     >>> variables = jax.eval_shape(
     ...   lambda: model.init(
     ...     jax.random.key(0), jax.numpy.zeros((1, 32, 32, 3)), train=False

@@ -48,7 +48,7 @@ class WideResNet(nn.Module):
   Examples:
     >>> import jax
     >>> from jax_robust_kd import models
-    >>> model = models.WideResNet(num_classes=10, depth=28, width=10)
+    >>> model = models.WideResNet(10, depth=28, width=10)
     >>> variables = jax.eval_shape(
     ...   lambda: model.init(
     ...     jax.random.key(0), jax.numpy.zeros((1, 32, 32, 3)), train=False

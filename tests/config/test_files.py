@@ -9,6 +9,9 @@ import pytest
 
 from jax_robust_kd import config, job, main, settings, workdir
 from jax_robust_kd.core import UserError
+from jax_robust_kd.methods import options
+from jax_robust_kd.methods.advfunmatch import INNER
+from jax_robust_kd.training import build
 
 CONFIG = 'configs/pgd_at.py:digits'
 # The config.json of a run of CONFIG, before keys were renamed.
@@ -99,6 +102,34 @@ def test_old_folders_are_read_with_their_own_values(tmp_path):
   assert (c.validation.attack, c.validation.every_epochs) == ('fgsm', 3)
   assert c.check.num_images == 9
   assert c.student.to_dict() == {'name': 'resnet18'}  # no field of a default
+
+
+@pytest.mark.parametrize(
+  'name, val', [('photos.npz', 'last'), ('digits', ''), ('cifar10', '')]
+)
+def test_old_folders_keep_the_images_they_held_out(tmp_path, name, val):
+  """The last ones; today '' is a draw by class for images of one's own."""
+  stored = json.loads(OLD.read_text())
+  assert 'val' not in stored['data']
+  stored['data']['name'] = name
+  (tmp_path / 'config.json').write_text(json.dumps(stored))
+  assert workdir.read_config(tmp_path).data.val == val
+  stored['data']['val'] = ''
+  (tmp_path / 'config.json').write_text(json.dumps(stored))
+  assert workdir.read_config(tmp_path).data.val == ''
+
+
+@pytest.mark.parametrize('old, new', options.RENAMED.items())
+def test_old_folders_are_read_with_the_new_options(tmp_path, old, new):
+  stored = json.loads(OLD.read_text())
+  stored['method'] = {'name': 'advfunmatch', 'inner': old}
+  (tmp_path / 'config.json').write_text(json.dumps(stored))
+  c = workdir.read_config(tmp_path)
+  assert c.method.inner == new
+  assert build.make_method(c).perturb is INNER[new]
+  stored['method'] = {'name': 'saad', 'corrected': 'label'}  # as it was
+  (tmp_path / 'config.json').write_text(json.dumps(stored))
+  assert workdir.read_config(tmp_path).method.corrected == 'label'
 
 
 def test_old_folders_are_evaluated(tmp_path, digits):
