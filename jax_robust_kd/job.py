@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from jax_robust_kd import (
   config as config_lib,
 )
-from jax_robust_kd import data
+from jax_robust_kd import data, settings
 from jax_robust_kd.config import Config
 from jax_robust_kd.core import ROBUST, UserError
 from jax_robust_kd.evaluation import corruptions
@@ -90,7 +90,7 @@ def make_plan(c: Config, workdir: Path) -> list[tuple[Config, Path, str]]:
     if given.config and not given.checkpoint:
       label = group.replace('_', ' ')
       plan.append((teacher_config(c, name), workdir / group, label))
-      given.checkpoint = str(workdir / group)
+      given.checkpoint, given.set = str(workdir / group), {}
   plan.append((c, workdir, c.method.name))
   if c.baseline:
     other = copy(c)
@@ -106,11 +106,28 @@ def copy(c: Config) -> Config:
 
 
 def teacher_config(c: Config, name: str = ROBUST) -> Config:
-  """Returns the config that trains a teacher, on the same images."""
+  """Returns the config that trains a teacher.
+
+  It takes the student's images and suite; then `teacher.set` counts.
+
+  Raises:
+    UserError: `teacher.set` names no setting of it, or other images.
+  """
   group, given = config_lib.teacher_group(c, name)
   teacher = config_lib.load_config(given.config)
-  for key in set(c.data.keys()) - {'batch_size', 'augment', 'extra'}:
+  images = set(c.data.keys()) - {'batch_size', 'augment', 'extra'}
+  for key in images:
     teacher.data[key] = c.data[key]
+  teacher.eval.suite = c.eval.suite
+  changes = settings.flat(given.set)
+  for key in {f'data.{key}' for key in images} & changes.keys():
+    raise UserError(
+      f'{group}.set.{key} would give the teacher other images than the '
+      f'student; set {key}'
+    )
+  if changes:
+    words = [f'--config.{key}={value}' for key, value in changes.items()]
+    teacher = settings.override(teacher, words)
   if teacher.teacher.config or teacher.teacher.checkpoint:
     raise UserError(
       f'{group}.config={given.config} needs a teacher itself; train it first '

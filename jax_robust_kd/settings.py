@@ -48,6 +48,8 @@ def override(c: Config, overrides: list[str]) -> Config:
     config_lib.refuse_old_name(_key(word))
     _refuse_group(c, word)
     _add_field(c, word, overrides)
+  for group in ('teacher', 'clean_teacher'):
+    _add_teacher_settings(c, group, overrides)
   values = flags.FlagValues()
   try:
     config_flags.DEFINE_config_dict(
@@ -122,6 +124,37 @@ def _add_field(c: Config, word: str, overrides: list[str]) -> None:
   if about and isinstance(about.default, (bool, int, float, str, tuple)):
     with c.unlocked():
       c[group][field] = about.default
+
+
+def _add_teacher_settings(c: Config, group: str, overrides: list[str]) -> None:
+  """Adds what is overridden of the config that trains a teacher.
+
+  Raises:
+    UserError: there is no such config, or what `override` raises on it.
+  """
+  prefix = f'--config.{group}.set.'
+  words = [
+    f'--config.{word.removeprefix(prefix)}'
+    for word in overrides
+    if word.startswith(prefix)
+  ]
+  if not words:
+    return
+  config = f'{group}.config'
+  specs = [w.partition('=')[2] for w in overrides if _key(w) == config]
+  spec = [c[group].config, *specs][-1]
+  if not spec:
+    raise UserError(
+      f'{prefix[:-1]} changes the config that trains a teacher; set '
+      f'--config.{config} to one'
+    )
+  teacher = flat(override(config_lib.load_config(spec), words))
+  with c.unlocked():
+    for key in map(_key, words):
+      value = teacher[key]
+      for name in reversed(key.split('.')):
+        value = {name: value}
+      c[group].set.update(value)
 
 
 def run(args: SimpleNamespace) -> int:

@@ -96,6 +96,20 @@ def _check_choices(c: Config) -> None:
   _one_of('save.on_failure', c.save.on_failure, ('stop', 'go_on'))
 
 
+def _check_teacher(group: str, given: Config) -> None:
+  if given.set and given.checkpoint:
+    raise UserError(
+      f'{group}.set changes the config that trains a teacher, but '
+      f'{group}.checkpoint={given.checkpoint!r} is trained already; leave one '
+      'of them out'
+    )
+  if given.set and not given.config:
+    raise UserError(
+      f'{group}.set changes the config that trains a teacher; set '
+      f'{group}.config to one'
+    )
+
+
 def validate(c: Config) -> None:
   """Checks all that can be checked without data and devices.
 
@@ -117,6 +131,8 @@ def validate(c: Config) -> None:
       f'optimizer.ema_decay={c.optimizer.ema_decay} and optimizer.swa_start='
       f'{c.optimizer.swa_start} are two ways to average; set one to 0'
     )
+  for group in ('teacher', 'clean_teacher'):
+    _check_teacher(group, c[group])
   for key in RANGES:
     group, _, name = key.rpartition('.')
     check_range(key, (c[group] if group else c)[name])

@@ -56,6 +56,7 @@ def _teacher() -> dict:
   return dict(
     checkpoint='',  # workdir of a finished run
     config='',  # with no checkpoint: the config that trains it, first, once
+    set={},  # settings of that config, such as dict(student=dict(width=16))
     sha256='',  # refuse any other weights than these
   )
 
