@@ -1,7 +1,6 @@
 """MODEL_CARD.md in the form of Hugging Face: front matter and plain words."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 from jax_robust_kd.report.page import accuracy_rows
@@ -88,10 +87,3 @@ def as_markdown(text: Any) -> str:
   for mark in '\\`*_{}[]<>|#':
     text = text.replace(mark, '\\' + mark)
   return text
-
-
-def write_card(path: Path, text: str) -> None:
-  """Writes the card, whole or not at all."""
-  temporary = path.with_name('unfinished.' + path.name)
-  temporary.write_text(text)
-  temporary.replace(path)

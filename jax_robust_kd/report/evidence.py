@@ -4,24 +4,29 @@ Everything is computed from the checkpoint and the test images; the adversarial
 images are those that the evaluation kept.
 """
 
-import hashlib
-import json
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 import zipfile
 
+import jax
+from jax.tree_util import Partial
 import numpy as np
 
 from jax_robust_kd import data
-from jax_robust_kd.attacks import Budget
-from jax_robust_kd.core import Progress, UserError
+from jax_robust_kd.attacks import Budget, ascent
+from jax_robust_kd.attacks.batching import make_program, make_runner
+from jax_robust_kd.core import Array, Progress, UserError, image_keys
 from jax_robust_kd.evaluation import evaluate
+from jax_robust_kd.evaluation.store import data_sha256
+from jax_robust_kd.losses import cross_entropy, margin
 from jax_robust_kd.report.reading import RunFiles
+from jax_robust_kd.runtime import parallel
 from jax_robust_kd.runtime.files import read_json, write_json
 
 RADII = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 4.0, 8.0)  # times the radius
 CURVE_IMAGES = 500
-CURVE_ATTACK = 'pgd-20'
+CURVE_STEPS = 20
 
 
 class Evidence(NamedTuple):
@@ -94,53 +99,75 @@ def epsilon_curve(
 ) -> dict[str, list[float]]:
   """Returns accuracy under PGD at several radii.
 
-  What comes out is kept in epsilon.json, and read from there the next time.
+  One program is compiled for all of them. What comes out is kept in
+  epsilon.json, and read from there the next time.
 
   Args:
     model: from `jax_robust_kd.load`.
     test: images; the first 500 are attacked.
-    budget: the threat model; its radius is multiplied by RADII.
+    budget: the threat model, l_inf or l_2; its radius is multiplied by RADII.
     folder: for epsilon.json.
     progress: told what came out.
 
   Returns:
     'epsilon', 'correct' and 'total', lists of the same length.
   """
-  test = data.Split(test.image[:CURVE_IMAGES], test.label[:CURVE_IMAGES])
-  pixels = evaluate.pixels(test, np.arange(len(test.label)))
-  digest = hashlib.sha256(pixels.tobytes()).hexdigest()
-  identity = [model.sha256, CURVE_ATTACK, str(budget), list(RADII), digest]
+  count = min(CURVE_IMAGES, len(test.label))
+  test = data.Split(test.image[:count], test.label[:count])
+  identity = [
+    model.network.sha256, CURVE_STEPS, budget.norm, budget.epsilon,
+    list(RADII), data_sha256(test),
+  ]  # fmt: skip
   path = folder / 'epsilon.json'
   kept = _read_curve(path)
   if kept.get('identity') == identity:
     return kept['curve']
+  image = evaluate.pixels(test, np.arange(count))
+  label = np.asarray(test.label[np.arange(count)])
+  runner = make_runner(256, count, image.shape[1:])
+  program = make_program('epsilon', partial(_correct, budget.norm), runner)
+  network = _on_devices(model)
+  rows = {'image': image, 'label': label, 'row': np.arange(count)}
   curve: dict[str, list[float]] = {'epsilon': [], 'correct': [], 'total': []}
-  correct = np.ones(len(test.label), bool)
+  correct = np.ones(count, bool)
   for times in RADII:
-    correct = correct & _still_correct(model, test, budget, times)
-    curve['epsilon'].append(budget.epsilon * times)
+    radius = budget.epsilon * times
+    scalars = {'epsilon': np.float32(radius)}
+    correct &= program(network, scalars, rows)
+    curve['epsilon'].append(radius)
     curve['correct'].append(int(correct.sum()))
-    curve['total'].append(len(correct))
-    progress.say(f'epsilon {budget.epsilon * times:.4f}: {correct.mean():.1%}')
+    curve['total'].append(count)
+    progress.say(f'epsilon {radius:.4f}: {100 * correct.mean():.1f} %')
   write_json(path, {'identity': identity, 'curve': curve})
   return curve
 
 
-def _still_correct(
-  model: Any, test: data.Split, budget: Budget, times: float
-) -> np.ndarray:
-  """Returns [N] bool: correct under PGD at a multiple of the radius."""
-  if times:
-    radius = budget.epsilon * times
-    budget = budget._replace(epsilon=radius, step_size=radius / 4)
-  spec = CURVE_ATTACK if times else 'clean'
-  attack = evaluate.make_split_attack(model.forward, spec, budget, 0, 256)
-  return attack(model.variables, test).margin < 0
+def _on_devices(model: Any) -> Partial:
+  weights = parallel.replicate(model.variables, jax.local_devices())
+  return Partial(model.as_partial().func, weights)
+
+
+def _correct(norm: str, shared: tuple, rows: dict[str, Array]) -> Array:
+  """Returns [n] bool: correct at the end of PGD in the given ball."""
+  apply, scalars = shared
+  epsilon = scalars['epsilon']
+  keys = image_keys(jax.random.key(0), rows['row'])
+
+  def loss_fn(x: Array) -> Array:
+    logits = apply(x)
+    return cross_entropy(logits, jax.nn.one_hot(rows['label'], logits.shape[1]))
+
+  adv = ascent(
+    keys, loss_fn, rows['image'],
+    norm=norm, epsilon=epsilon, step_size=epsilon / 4, num_steps=CURVE_STEPS,
+    init='uniform',
+  ).adv  # fmt: skip
+  return margin(apply(adv), rows['label']) < 0
 
 
 def _read_curve(path: Path) -> dict[str, Any]:
   try:
-    content = json.loads(json.dumps(read_json(path)))
+    content = read_json(path)
   except UserError:
     return {}  # missing or damaged: measured
   return content if isinstance(content, dict) else {}
