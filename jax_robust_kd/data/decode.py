@@ -8,7 +8,7 @@ import numpy as np
 from jax_robust_kd.core import UserError
 
 _MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
-_CENTRE = 224 / 256  # side of the centre crop over the short side
+CENTRE = 224 / 256  # side of the centre crop over the short side
 FORMATS = ('PNG', 'JPEG')  # no other program is started to open one
 _MAX_PIXELS = 100_000_000  # more are not a photograph
 
@@ -129,7 +129,7 @@ def _fit(image, size: int):
 
   if image.size == (size, size):
     return image
-  short, scale = min(image.size), round(size / _CENTRE)
+  short, scale = min(image.size), round(size / CENTRE)
   width, height = (max(size, side * scale // short) for side in image.size)
   left, top = round((width - size) / 2), round((height - size) / 2)
   _check_size(width, height)

@@ -5,7 +5,11 @@ from collections.abc import Callable
 import time
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+
+from jax_robust_kd.core import LogitsFn
 
 LARGEST_LOSS = 0.5  # points of accuracy above which an export is warned about
 
@@ -76,3 +80,15 @@ def latency(
     if number >= 3:
       seconds.append(time.perf_counter() - begin)
   return 1000 * float(np.median(seconds))
+
+
+def as_callback(
+  run: Callable[[np.ndarray], np.ndarray], num_classes: int
+) -> LogitsFn:
+  """Returns an artefact as a function that attacks without gradients take."""
+
+  def logits(image):
+    shape = jax.ShapeDtypeStruct((len(image), num_classes), jnp.float32)
+    return jax.pure_callback(lambda x: run(np.asarray(x)), shape, image)
+
+  return logits

@@ -1,5 +1,6 @@
 """A student as PyTorch: weights in `model.pt`, the network in `model.py`."""
 
+from collections.abc import Callable
 import dataclasses
 import json
 from pathlib import Path
@@ -119,3 +120,19 @@ def write_torch(
   )
   source = model_source(model, channels, class_names)
   (folder / 'model.py').write_text(source, encoding='utf-8')
+
+
+def make_runner(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
+  """Returns images [N, H, W, C] -> logits [N, K], by the written files."""
+  import torch  # type: ignore[import-not-found]
+
+  scope: dict[str, Any] = {'__name__': 'model'}
+  exec((folder / 'model.py').read_text(encoding='utf-8'), scope)  # ours
+  network = scope['load'](folder / 'model.pt')
+
+  def run(images: np.ndarray) -> np.ndarray:
+    chw = images.astype(np.float32).transpose(0, 3, 1, 2).copy()
+    with torch.no_grad():
+      return network(torch.from_numpy(chw)).numpy()
+
+  return run

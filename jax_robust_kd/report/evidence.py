@@ -66,7 +66,7 @@ def collect(model: Any, run: RunFiles, test: data.Split) -> Evidence:
   rows = np.arange(len(test.label))
   attacked = {}
   for name in run.attacks:
-    kept = _kept_images(run, name)
+    kept = kept_images(run, name)
     if kept is not None:
       attacked[name] = Shown(*kept, np.asarray(model(kept[1])))
   image = np.asarray(test.image[rows])
@@ -75,7 +75,7 @@ def collect(model: Any, run: RunFiles, test: data.Split) -> Evidence:
   return Evidence(image, label, tuple(model.class_names), logits, attacked)
 
 
-def _kept_images(
+def kept_images(
   run: RunFiles, name: str
 ) -> tuple[np.ndarray, np.ndarray] | None:
   """Returns rows and images of an attack, None where they were not kept."""
