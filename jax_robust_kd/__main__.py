@@ -73,6 +73,24 @@ def _preview(args: Args) -> int:
   return preview.run(args)
 
 
+def _report(args: Args) -> int:
+  from jax_robust_kd.report import command
+
+  return command.report(args)
+
+
+def _table(args: Args) -> int:
+  from jax_robust_kd.report import command
+
+  return command.table(args)
+
+
+def _export(args: Args) -> int:
+  from jax_robust_kd import export
+
+  return export.run(args)
+
+
 def _config(args: Args) -> int:
   from jax_robust_kd import settings
 
@@ -179,6 +197,37 @@ COMMANDS = {
       Flag('images', 'N', 12, 'columns, even'),
       Flag('side', 'PIXELS', 64, 'side of an image in the picture'),
       Flag('seed', 'N', 0, 'of the draws'),
+    ),
+  ),
+  'report': Command(
+    'Writes a page with plots and a model card. One run is shown in full; '
+    'several, separated by commas, are compared.',
+    'jax-robust-kd report --workdir runs/quickstart',
+    _report,
+    (Flag('workdir', 'RUN,RUN', None, 'evaluated runs'),),
+  ),
+  'table': Command(
+    'Writes results.csv: one row for each run below a folder, not rounded.',
+    'jax-robust-kd table --folder runs',
+    _table,
+    (
+      Flag('folder', 'FOLDER', None, 'holds the workdirs'),
+      Flag('out', 'FILE', '', 'or results.csv in the folder'),
+    ),
+  ),
+  'export': Command(
+    'Writes a student in the formats of other programs, each proved by its '
+    'own runtime on test images: parity.json. Exit code 3 where one loses '
+    'more than half a point of accuracy.',
+    'jax-robust-kd export --workdir runs/quickstart --to litert,stablehlo',
+    _export,
+    (
+      Flag('workdir', 'RUN', None, 'an evaluated run'),
+      Flag('to', 'TARGET,TARGET', 'litert', 'litert, onnx, torch, stablehlo'),
+      Flag('out', 'FOLDER', '', 'or export in the workdir'),
+      Flag('num_images', 'N', 500, 'test images of the proof'),
+      Flag('square', 'N', 0, 'images that Square attacks on the artefact '
+           'itself; 200 is usual'),
     ),
   ),
   'config': Command(
