@@ -14,11 +14,12 @@ from jax_robust_kd.evaluation import evaluate
 from jax_robust_kd.evaluation.run import test_split
 from jax_robust_kd.interop import litert, onnx, parity, stablehlo, torch_export
 from jax_robust_kd.interop.predict_templates import predict_source
+from jax_robust_kd.report.command import evaluated_config
 from jax_robust_kd.report.evidence import kept_images
 from jax_robust_kd.report.reading import RunFiles, read_run
 from jax_robust_kd.runtime import console
 from jax_robust_kd.training.build import load_data
-from jax_robust_kd.workdir import find_workdir, read_config
+from jax_robust_kd.workdir import find_workdir
 
 Run = Callable[[np.ndarray], np.ndarray]
 WARNING = 3  # exit code: an artefact loses more than half a point
@@ -58,7 +59,9 @@ def run(args: Args) -> int:
     folder = out / target
     folder.mkdir(parents=True, exist_ok=True)
     for name, artefact in TARGETS[target](student, folder).items():
-      proofs[name] = prove(student, artefact, args.square)
+      # StableHLO runs in JAX, which cannot be called from an attack in JAX.
+      square = 0 if target == 'stablehlo' else args.square
+      proofs[name] = prove(student, artefact, square)
       console.say(f'{name}: {_sentence(proofs[name])}')
     _describe(student, target, folder)
   (out / 'parity.json').write_text(json.dumps(proofs, indent=2) + '\n')
@@ -79,7 +82,7 @@ def load_student(workdir: Path, num_images: int) -> Student:
     UserError: the run was not evaluated, or its data cannot be read.
   """
   files: RunFiles = read_run(workdir)
-  c = read_config(workdir)
+  c = evaluated_config(files)
   dataset = load_data(c)
   test = test_split(c, dataset)
   count = min(num_images, len(test.label))

@@ -64,8 +64,21 @@ def write_reports(folders: list[Path], progress: Progress) -> list[Path]:
   return [shared / 'report.html']
 
 
-def _write_one(run: RunFiles, progress: Progress) -> list[Path]:
+def evaluated_config(run: RunFiles) -> Config:
+  """Returns the config of a run with what its last evaluation was asked."""
   c = read_config(run.folder)
+  c.eval.update(
+    num_examples=run.results['num_examples'],
+    checkpoint=run.results['checkpoint'],
+    threat='',
+    norm=run.results['norm'],
+    epsilon=run.results['eps'],
+  )
+  return c
+
+
+def _write_one(run: RunFiles, progress: Progress) -> list[Path]:
+  c = evaluated_config(run)
   dataset = load_data(c)
   test = test_split(c, dataset)
   model = classifier.load(run.folder, c.eval.checkpoint)
@@ -103,7 +116,7 @@ def _curves(
       folders[label] = run.folder / name
   curves = {}
   for label, folder in folders.items():
-    model = classifier.load(folder, read_config(folder).eval.checkpoint)
+    model = classifier.load(folder, c.eval.checkpoint)
     telling = Progress(say=lambda text, label=label: progress.say(
       f'{label} {text}'
     ))  # fmt: skip
