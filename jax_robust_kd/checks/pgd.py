@@ -24,6 +24,7 @@ OWN_ATTACKS = {
   'apgd_t': attacks.apgd_t,
   'square': attacks.square,
 }
+_TINY = 1e-30  # keeps a zero gradient finite
 _SPARSE = 0.05  # share of the pixels that a step of PGD changes in l_1
 
 
@@ -52,6 +53,9 @@ def _step(gradient: Array, norm: str) -> Array:
   if norm != 'l1':
     return direction(gradient, norm)
   pixels = max(1.0, _SPARSE * gradient[0].size)
+  # Entries that differ by rounding alone are equal, or it would choose pixels.
+  largest = jnp.max(jnp.abs(gradient), axis=(1, 2, 3), keepdims=True)
+  gradient = jnp.round(gradient / jnp.maximum(largest, _TINY), 5)
   # `sparse_direction` takes two thirds of what the best point has changed.
   return l1.sparse_direction(gradient, jnp.full(len(gradient), 1.5 * pixels))
 
