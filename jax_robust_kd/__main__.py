@@ -216,9 +216,9 @@ COMMANDS = {
     ),
   ),
   'export': Command(
-    'Writes a student in the formats of other programs, each proved by its '
-    'own runtime on test images: parity.json. Exit code 3 where one loses '
-    'more than half a point of accuracy.',
+    'Writes a student for phones and other programs. Each artefact is proved '
+    'by its own runtime on test images: parity.json. Exit code 3 where one '
+    'loses more than half a point of accuracy.',
     'jax-robust-kd export --workdir runs/quickstart --to litert,stablehlo',
     _export,
     (
