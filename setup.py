@@ -24,7 +24,12 @@ setup(
   ],
   package_dir={'jax_robust_kd.configs': 'configs'},
   package_data={
-    'jax_robust_kd': ['data/*.npz', 'data/*.txt', 'report/templates/*.j2']
+    'jax_robust_kd': [
+      'data/*.npz',
+      'data/*.txt',
+      'models/teachers.json',
+      'report/templates/*.j2',
+    ]
   },
   entry_points={
     'console_scripts': ['jax-robust-kd = jax_robust_kd.__main__:start'],

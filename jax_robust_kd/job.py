@@ -87,7 +87,7 @@ def make_plan(c: Config, workdir: Path) -> list[tuple[Config, Path, str]]:
   )
   for name in dict.fromkeys(asked):
     group, given = config_lib.teacher_group(c, name)
-    if given.config and not given.checkpoint:
+    if config_lib.is_trained_first(given):
       label = group.replace('_', ' ')
       plan.append((teacher_config(c, name), workdir / group, label))
       given.checkpoint, given.set = str(workdir / group), {}

@@ -1,8 +1,9 @@
-"""Networks with their weights: drawn, or read from a run."""
+"""Networks with their weights: drawn, read from a run, or of others."""
 
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+import re
 from typing import NamedTuple
 
 from flax import linen as nn
@@ -11,7 +12,9 @@ import jax.numpy as jnp
 from jax_robust_kd import data, models
 from jax_robust_kd.config import Config, teacher_group
 from jax_robust_kd.core import PyTree, UserError
-from jax_robust_kd.runtime import checkpoint
+from jax_robust_kd.interop import functions, read, recognize, zoo
+from jax_robust_kd.runtime import checkpoint as checkpoint_lib
+from jax_robust_kd.runtime import console, imports
 from jax_robust_kd.workdir import read_config
 
 
@@ -26,7 +29,8 @@ class Network(NamedTuple):
     sha256: of the weights, '' if they were just initialised.
     step: optimizer steps they were trained for.
     chosen_by: how the checkpoint was chosen.
-    module: what `forward` applies.
+    module: what `forward` applies; None for a function of the user's.
+    published: of a known teacher.
   """
 
   name: str
@@ -37,6 +41,7 @@ class Network(NamedTuple):
   step: int = 0
   chosen_by: str = ''
   module: nn.Module | None = None
+  published: zoo.Known | None = None
 
 
 def make_model(
@@ -105,7 +110,7 @@ def read_network(workdir: str, which: str = 'best') -> tuple[Network, dict]:
   Args and errors are those of `load_network`.
   """
   c = read_config(workdir)
-  found = checkpoint.read(Path(workdir), which)
+  found = checkpoint_lib.read(Path(workdir), which)
   if found is None:
     raise UserError(f'{workdir} has no {which!r} checkpoint; is it finished?')
   state, record = found
@@ -122,7 +127,7 @@ def read_network(workdir: str, which: str = 'best') -> tuple[Network, dict]:
     partial(models.forward, module),
     variables,
     record['num_classes'],
-    checkpoint.tree_sha256(variables),
+    checkpoint_lib.tree_sha256(variables),
     int(state['step']),
     'nothing, the last step' if which == 'last' else record['chosen_by'],
     module,
@@ -130,9 +135,108 @@ def read_network(workdir: str, which: str = 'best') -> tuple[Network, dict]:
   return network, record
 
 
+def is_file(checkpoint: str) -> bool:
+  """Returns whether this names a file of weights and not a run's workdir."""
+  named = re.search(r'\.(npz|safetensors|pt|pth|ckpt|tar)(:|$)', checkpoint)
+  path = Path(checkpoint)
+  is_known = checkpoint.startswith(zoo.PREFIX)
+  return is_known or not path.is_dir() and bool(named or path.is_file())
+
+
+def load_file(
+  checkpoint: str,
+  dataset: data.Dataset,
+  arch: str = '',
+  precision: str = 'float32',
+  folder: str = '',
+) -> Network:
+  """Loads a network of another program.
+
+  Args:
+    checkpoint: file of weights, as for `interop.read.read_state`, or 'zoo:NAME'
+      for one that `models/teachers.json` lists.
+    dataset: whose images it will see.
+    arch: name and fields of its model, as `recognize.parse` reads them; '':
+      those that its keys, or the list, tell.
+    precision: 'float32' or 'bfloat16'.
+    folder: of the files that 'zoo:' means; '': that of the environment.
+
+  Raises:
+    UserError: it cannot be read, or is for other images or other classes.
+  """
+  teacher, path = None, checkpoint
+  if checkpoint.startswith(zoo.PREFIX):
+    teacher = zoo.find(checkpoint.removeprefix(zoo.PREFIX), dataset.name)
+    path = zoo.locate(teacher, folder)
+    console.say(f'{checkpoint} is {teacher.name}, from {path}')
+  state = read.read_state(path)
+  num_classes, channels = recognize.measure(state)
+  _check_fits(path, num_classes, channels, dataset)
+  text = arch or (teacher.arch if teacher else '')
+  found = recognize.parse(text, num_classes) if text else None
+  if found:
+    listed = {'mean': teacher.mean, 'std': teacher.std} if teacher else {}
+    fields = {**listed, **recognize.normalization(state), **found.fields}
+    found = found._replace(fields=fields)
+  module, variables = recognize.fit(path, state, found, console.say)
+  name = found.name if found else recognize.recognize(state).name
+  module = module.clone(dtype=jnp.dtype(precision))
+  return Network(
+    name,
+    partial(models.forward, module),
+    variables,
+    num_classes,
+    checkpoint_lib.tree_sha256(variables),
+    chosen_by=f'whoever published {checkpoint}',
+    module=module,
+    published=teacher,
+  )
+
+
+def _check_fits(
+  path: str, num_classes: int, channels: int, dataset: data.Dataset
+) -> None:
+  """Refuses a network of other classes or channels than the data have."""
+  given = (num_classes, channels)
+  expected = (dataset.num_classes, dataset.train.image.shape[-1])
+  for what, theirs, ours in zip(
+    ('classes', 'channels'), given, expected, strict=True
+  ):
+    if theirs != ours:
+      raise UserError(
+        f'the network in {path} has {theirs} {what}, data set '
+        f'{dataset.name!r} has {ours}'
+      )
+
+
+def load_function(field: str, spec: str, dataset: data.Dataset) -> Network:
+  """Loads a function of the user's, images to logits, as a network.
+
+  Args:
+    field: the setting that names it, for messages.
+    spec: 'package.module:name'.
+    dataset: whose images it will see.
+
+  Raises:
+    UserError: it cannot be imported or called, or is for other classes.
+  """
+  function = imports.load_object(field, spec)
+  shape = tuple(dataset.train.image.shape[1:])
+  forward, variables, classes = functions.wrap(
+    f'{field}={spec}', function, shape
+  )
+  _check_fits(spec, classes, shape[-1], dataset)
+  sha256 = checkpoint_lib.tree_sha256(variables) if variables['params'] else ''
+  return Network(spec, forward, variables, classes, sha256)
+
+
 def in_precision(network: Network, precision: str) -> Callable:
-  """Returns the network's forward, computed in 'float32' or 'bfloat16'."""
-  assert network.module is not None
+  """Returns the network's forward, computed in 'float32' or 'bfloat16'.
+
+  A function of the user's computes in its own.
+  """
+  if network.module is None:
+    return network.forward
   module = network.module.clone(dtype=jnp.dtype(precision))
   return partial(models.forward, module)
 
@@ -144,10 +248,16 @@ def load_teacher(c: Config, name: str, dataset: data.Dataset) -> Network:
     UserError: it cannot be read, or has other weights than its `sha256`.
   """
   group, given = teacher_group(c, name)
-  teacher = load_network(given.checkpoint, dataset)
+  if given.function:
+    teacher = load_function(f'{group}.function', given.function, dataset)
+  elif is_file(given.checkpoint):
+    teacher = load_file(given.checkpoint, dataset, given.arch, c.precision)
+  else:
+    teacher = load_network(given.checkpoint, dataset)
   if given.sha256 and not teacher.sha256.startswith(given.sha256):
+    source = given.checkpoint or given.function
     raise UserError(
-      f'the teacher in {given.checkpoint} has sha256 {teacher.sha256}, not '
+      f'the teacher in {source} has sha256 {teacher.sha256}, not '
       f'{group}.sha256={given.sha256}; clear that field to accept it'
     )
   return teacher

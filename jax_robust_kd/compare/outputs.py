@@ -82,7 +82,7 @@ def teachers_before(run: Run) -> list[Path]:
     Path(config_lib.teacher_group(run.config, name)[1].checkpoint)
     for name in build.make_method(run.config).teachers
   ]
-  return [folder for folder in folders if folder not in run.teachers]
+  return [f for f in folders if f not in run.teachers and f.is_dir()]
 
 
 def write(

@@ -1,7 +1,12 @@
 """Settings: their defaults, files of them, and checks on what users write."""
 
 from jax_robust_kd.config.checks import validate
-from jax_robust_kd.config.defaults import Config, base_config, teacher_group
+from jax_robust_kd.config.defaults import (
+  Config,
+  base_config,
+  is_trained_first,
+  teacher_group,
+)
 from jax_robust_kd.config.names import (
   RENAMED,
   check_arguments,
@@ -17,6 +22,7 @@ __all__ = [
   'base_config',
   'check_arguments',
   'differing_keys',
+  'is_trained_first',
   'load_config',
   'locate',
   'refuse_old_name',

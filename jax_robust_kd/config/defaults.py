@@ -54,8 +54,10 @@ def base_config(dataset: str = 'digits') -> Config:
 
 def _teacher() -> dict:
   return dict(
-    checkpoint='',  # workdir of a finished run
-    config='',  # with no checkpoint: the config that trains it, first, once
+    checkpoint='',  # workdir of a finished run, file of weights or 'zoo:NAME'
+    arch='',  # of a file: 'wide_resnet:depth=34,width=10'; '': as its keys say
+    function='',  # in place of both: 'package.module:name', images to logits
+    config='',  # with none of them: the config that trains it, first, once
     set={},  # settings of that config, such as dict(student=dict(width=16))
     sha256='',  # refuse any other weights than these
   )
@@ -103,6 +105,11 @@ def teacher_group(c: Config, name: str) -> tuple[str, Config]:
   """Returns the group of a config that tells of a teacher: its name, itself."""
   group = {ROBUST: 'teacher', CLEAN: 'clean_teacher'}[name]
   return group, c[group]
+
+
+def is_trained_first(given: Config) -> bool:
+  """Returns whether a teacher's group asks for one that is trained first."""
+  return bool(given.config and not (given.checkpoint or given.function))
 
 
 def _data(dataset: str) -> dict:

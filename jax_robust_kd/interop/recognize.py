@@ -1,5 +1,6 @@
 """The architecture of a PyTorch checkpoint, from its keys and shapes."""
 
+import ast
 from collections.abc import Callable, Mapping
 import re
 from typing import Any, NamedTuple
@@ -52,6 +53,25 @@ def recognize(state: Mapping[str, np.ndarray]) -> Architecture:
     UserError: it is none that this library has.
   """
   state = torch_import.strip(state)
+  head, stem = _ends(state)
+  layout = torch_import.find_layout(state)
+  sizes = _count_blocks(state, LAYOUTS[layout].rule)
+  name, fields, assumed = _variant(layout, state, sizes, stem)
+  fields |= normalization(state)
+  return Architecture(name, state[head].shape[0], fields, assumed)
+
+
+def normalization(state: Mapping[str, np.ndarray]) -> dict[str, tuple]:
+  """Returns the mean and standard deviation that a state_dict has, or {}."""
+  return {
+    field: tuple(float(v) for v in state[key].ravel())
+    for key, field in torch_import.NORMALIZATION.items()
+    if key in state
+  }
+
+
+def _ends(state: Mapping) -> tuple[str, str]:
+  """Returns the keys of the last and the first layer."""
   layout = torch_import.find_layout(state)
   rule = LAYOUTS[layout].rule
   head, stem = (f'{rule(part, 0, 0)}.weight' for part in ('head', 'stem'))
@@ -60,12 +80,7 @@ def recognize(state: Mapping[str, np.ndarray]) -> Architecture:
       f'the checkpoint has the layout {layout!r} but no '
       f'{head if head not in state else stem!r}: it is no whole network'
     )
-  sizes = _count_blocks(state, rule)
-  name, fields, assumed = _variant(layout, state, sizes, stem)
-  for key, field in torch_import.NORMALIZATION.items():
-    if key in state:
-      fields[field] = tuple(float(v) for v in state[key].ravel())
-  return Architecture(name, state[head].shape[0], fields, assumed)
+  return head, stem
 
 
 def _count_blocks(state: Mapping, rule: Callable) -> tuple[int, ...]:
@@ -116,6 +131,46 @@ def _variant(
   )  # fmt: skip
 
 
+def parse(text: str, num_classes: int) -> Architecture:
+  """Reads an architecture that a user wrote.
+
+  Args:
+    text: such as 'wide_resnet:depth=34,width=10,activation=swish'.
+    num_classes: K.
+
+  Raises:
+    UserError: it is not written so.
+  """
+  name, _, given = text.partition(':')
+  try:
+    call: Any = ast.parse(f'_({given})', mode='eval').body
+    if call.args or any(k.arg is None for k in call.keywords):
+      raise SyntaxError
+    fields = {k.arg: _value(k.value) for k in call.keywords}
+  except (SyntaxError, ValueError, AttributeError):
+    raise UserError(
+      f'architecture {text!r} cannot be read; write it as '
+      'wide_resnet:depth=34,width=10'
+    ) from None
+  return Architecture(name.strip(), num_classes, fields)
+
+
+def _value(node: ast.expr) -> Any:
+  """A number, text or tuple; a bare word is text."""
+  return node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
+
+
+def measure(state: Mapping[str, np.ndarray]) -> tuple[int, int]:
+  """Returns how many classes and channels a state_dict is for.
+
+  Raises:
+    UserError: it has no known layout, or is no whole network.
+  """
+  state = torch_import.strip(state)
+  head, stem = _ends(state)
+  return state[head].shape[0], state[stem].shape[1]
+
+
 def load(
   path: str,
   architecture: Architecture | None = None,
@@ -132,29 +187,64 @@ def load(
     The module and its variables.
 
   Raises:
-    UserError: as `read_state`, `recognize` and `import_state`; a checkpoint
-      that does not fit is refused with what would.
+    UserError: as `read_state` and `fit`.
   """
-  state = read_state(path, say)
+  return fit(path, read_state(path, say), architecture, say)
+
+
+def fit(
+  path: str,
+  state: Mapping[str, np.ndarray],
+  architecture: Architecture | None,
+  say: Callable[[str], None],
+) -> tuple[nn.Module, PyTree]:
+  """Turns a state_dict into a model with its weights.
+
+  Args:
+    path: where it is from, for messages.
+    state: arrays by name.
+    architecture: of the checkpoint; None: found from its keys.
+    say: text -> None, told what was assumed.
+
+  Returns:
+    The module and its variables.
+
+  Raises:
+    UserError: as `recognize` and `import_state`; a checkpoint that does not fit
+      is refused with what would.
+  """
   if architecture is None:
     architecture = recognize(state)
     model = _build(architecture)
-    if architecture.assumed:
-      values = {f: getattr(model, f) for f in architecture.assumed.split(', ')}
+    if unknown := _unknown(architecture, model):
       say(
-        f'{path} is a {_describe(architecture)}; its keys do not tell '
-        f'{", ".join(f"{k} ({v!r} is assumed)" for k, v in values.items())}'
+        f'{path} is a {_describe(architecture)}; its keys do not tell {unknown}'
       )
     return model, torch_import.import_state(state, model)
   model = _build(architecture)
   try:
     return model, torch_import.import_state(state, model)
   except UserError as error:
+    fits = ''
     try:
-      fits = f'; what fits it is {_describe(recognize(state))}'
+      found = recognize(state)
+      if found[:3] != architecture[:3]:
+        fits = f'; what fits it is {_describe(found)}'
     except UserError:
-      fits = ''
+      pass
     raise UserError(f'{path}: {error}{fits}') from None
+
+
+def _unknown(architecture: Architecture, model: nn.Module) -> str:
+  """What no key tells, and what is taken for it."""
+  values = {
+    field: repr(getattr(model, field))
+    for field in architecture.assumed.split(', ')
+    if field
+  }
+  if 'mean' not in architecture.fields:
+    values['mean and std'] = 'none'
+  return ', '.join(f'{k} ({v} is assumed)' for k, v in values.items())
 
 
 def _build(architecture: Architecture) -> nn.Module:

@@ -162,6 +162,12 @@ def torch_key(path: tuple[str, ...], rule: Callable) -> str:
 
 def _check_keys(given: set[str], wanted: set[str], unused=True) -> None:
   missing, left = sorted(wanted - given), sorted(given - wanted)
+  if missing and not any('running_' in key for key in given):
+    raise UserError(
+      'the checkpoint has BatchNorm without running averages (no '
+      f'{missing[0]!r}), so that an image would be normalized by those beside '
+      'it: save the network with track_running_stats=True'
+    )
   for what, keys in (('lacks', missing), ('has unused', left * unused)):
     if keys:
       raise UserError(

@@ -14,6 +14,7 @@ from jax_robust_kd import data, models, threat
 from jax_robust_kd.attacks import ascent
 from jax_robust_kd.config import Config, check_arguments
 from jax_robust_kd.core import AXIS, ROBUST, Method, TrainState, UserError
+from jax_robust_kd.evaluation import published
 from jax_robust_kd.methods import METHODS
 from jax_robust_kd.networks import Network, load_teacher, make_model
 from jax_robust_kd.training import averages, checks, gradients, optim
@@ -76,11 +77,17 @@ def check(c: Config, dataset: data.Dataset, mode: str = 'train') -> None:
   checks.check_attacks(c, mode)
   for name in method.teachers:
     group, given = config_lib.teacher_group(c, name)
-    if not (given.checkpoint or given.config):
+    if given.checkpoint and given.function:
+      raise UserError(
+        f'{group}.checkpoint={given.checkpoint} and {group}.function='
+        f'{given.function} are two teachers; clear one of them'
+      )
+    if not (given.checkpoint or given.function or given.config):
       raise UserError(
         f'method {c.method.name!r} needs a {name} teacher: set '
-        f'config.{group}.checkpoint to the workdir of a trained run, or '
-        f'config.{group}.config to the config that trains one'
+        f'config.{group}.checkpoint to the workdir of a trained run or to a '
+        f'file of weights, or config.{group}.config to the config that trains '
+        'one'
       )
   make_augment(c, dataset)
   make_student(c, dataset)
@@ -164,6 +171,8 @@ def make_networks(c: Config, dataset: data.Dataset) -> Networks:
   method = make_method(c)
   # Read first: it may be refused, and drawing compiles.
   teachers = {name: load_teacher(c, name, dataset) for name in method.teachers}
+  for teacher in teachers.values():
+    published.check_clean(c, teacher, dataset)
   return Networks(
     init_network(c, dataset),
     teachers,

@@ -29,7 +29,8 @@ def show(
   ]
   for name, teacher in networks.teachers.items():
     _, given = teacher_group(c, name)
-    lines.append(f'teacher   {_size(teacher)}, {name}, from {given.checkpoint}')
+    source = given.checkpoint or given.function
+    lines.append(f'teacher   {_size(teacher)}, {name}, from {source}')
   shape = dataset.train.image.shape[1:]
   passes, flops = step_cost(
     partial(train_step, recipe),
