@@ -4,6 +4,7 @@ import sys
 import types
 
 from flax import nnx
+from helpers.torch_states import layout_state
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,21 +13,16 @@ from jax_robust_kd import job, main, models, networks
 from jax_robust_kd.config import load_config
 from jax_robust_kd.core import UserError
 from jax_robust_kd.interop import zoo
-from jax_robust_kd.interop.torch_import import import_state, torch_key
+from jax_robust_kd.interop.torch_import import import_state
 from jax_robust_kd.runtime import checkpoint
 from jax_robust_kd.training import build
 
 FIELDS = {'depth': 8, 'width': 2}
 
 
-def state_of(name='small_resnet', fields=FIELDS, classes=10, channels=1):
-  from helpers.torch_states import torch_state
-
-  from jax_robust_kd.interop.layouts import LAYOUTS
-
-  rule = LAYOUTS['resnet'].rule
-  model = models.build(name, classes, fields)
-  return torch_state(model, lambda p: torch_key(p, rule), channels)
+def state_of(classes=10, channels=1):
+  model = models.build('small_resnet', classes, FIELDS)
+  return layout_state(model, 'resnet', channels)
 
 
 def config(**teacher):
@@ -71,7 +67,7 @@ def test_its_architecture_can_be_given(file, digits, capsys):
     ({'classes': 7}, {}, "has 7 classes, data set 'digits' has 10"),
     ({'channels': 3}, {}, "has 3 channels, data set 'digits' has 1"),
     ({}, {'arch': 'small_resnet:depth=14,width=2'}, 'what fits it is small'),
-    ({}, {'arch': 'small_resnet(depth=8)'}, "small_resnet.*is unknown"),
+    ({}, {'arch': 'small_resnet(depth=8)'}, 'small_resnet.*is unknown'),
     ({}, {'arch': 'small_resnet:8,2'}, 'write it as wide_resnet:depth=34'),
     ({}, {'sha256': 'ab'}, 'has sha256 .*not teacher.sha256=ab'),
   ],

@@ -51,8 +51,8 @@ def analyse(workdir: str, teacher: str, num_examples: int) -> None:
   """
   c = read_config(workdir)
   if teacher:
-    c.teacher.checkpoint, c.teacher.sha256 = teacher, ''
-  if not c.teacher.checkpoint:
+    c.teacher.update(checkpoint=teacher, arch='', function='', sha256='')
+  if not (c.teacher.checkpoint or c.teacher.function):
     raise UserError(
       f'the run in {workdir} has no teacher; give --teacher RUN2, the workdir '
       'of a finished run'

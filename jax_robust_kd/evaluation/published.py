@@ -1,23 +1,23 @@
 """Whether a known teacher classifies as well as was published."""
 
 from jax_robust_kd import data
-from jax_robust_kd.config import Config
 from jax_robust_kd.evaluation import evaluate
 from jax_robust_kd.networks import Network, in_precision
 from jax_robust_kd.runtime import console
-from jax_robust_kd.threat import make_budget
 
 _IMAGES = 1000
 _TOLERANCE = 1.0  # points
 
 
-def check_clean(c: Config, network: Network, dataset: data.Dataset) -> None:
+def check_clean(
+  network: Network, dataset: data.Dataset, settings: evaluate.Settings
+) -> None:
   """Compares clean accuracy with the published one, and says if it is off.
 
   Args:
-    c: for batch size and seed.
     network: of the list, or any other, which passes.
     dataset: whose first test images are classified.
+    settings: of the evaluation; its suite does not count.
   """
   known = network.published
   if known is None:
@@ -31,9 +31,9 @@ def check_clean(c: Config, network: Network, dataset: data.Dataset) -> None:
   classify = evaluate.make_split_attack(
     in_precision(network, 'float32'),
     'clean',
-    make_budget(c),
-    c.seed,
-    c.eval.batch_size,
+    settings.budget,
+    settings.seed,
+    settings.batch_size,
   )
   count = min(_IMAGES, len(dataset.test.label))
   test = data.Split(*(part[:count] for part in dataset.test))

@@ -134,7 +134,7 @@ def make_card(c: Config, evaluated: Evaluated) -> dict:
     'checkpoint': c.eval.checkpoint,
     'checkpoint_step': network.step,
     'chosen_by': network.chosen_by,
-    'teacher': c.teacher.checkpoint,
+    'teacher': c.teacher.checkpoint or c.teacher.function,
     'seed': c.seed,
     'precision': _precision(c),
     'sha256': network.sha256,

@@ -14,7 +14,7 @@ from jax_robust_kd import data, models, threat
 from jax_robust_kd.attacks import ascent
 from jax_robust_kd.config import Config, check_arguments
 from jax_robust_kd.core import AXIS, ROBUST, Method, TrainState, UserError
-from jax_robust_kd.evaluation import published
+from jax_robust_kd.evaluation import evaluate, published
 from jax_robust_kd.methods import METHODS
 from jax_robust_kd.networks import Network, load_teacher, make_model
 from jax_robust_kd.training import averages, checks, gradients, optim
@@ -171,8 +171,11 @@ def make_networks(c: Config, dataset: data.Dataset) -> Networks:
   method = make_method(c)
   # Read first: it may be refused, and drawing compiles.
   teachers = {name: load_teacher(c, name, dataset) for name in method.teachers}
+  settings = evaluate.Settings(
+    (), threat.make_budget(c), c.seed, c.eval.batch_size
+  )
   for teacher in teachers.values():
-    published.check_clean(c, teacher, dataset)
+    published.check_clean(teacher, dataset, settings)
   return Networks(
     init_network(c, dataset),
     teachers,

@@ -29,10 +29,12 @@ def template(model, channels=3):
   )
 
 
-def torch_state(model, key_of):
+def torch_state(model, key_of, channels=3):
   """A state_dict of the model, made from the names alone."""
   state = {}
-  for path, leaf in flax.traverse_util.flatten_dict(template(model)).items():
+  for path, leaf in flax.traverse_util.flatten_dict(
+    template(model, channels)
+  ).items():
     shape = leaf.shape
     if len(shape) == 4:
       shape = (shape[3], shape[2], shape[0], shape[1])
@@ -41,6 +43,8 @@ def torch_state(model, key_of):
   return state
 
 
-def layout_state(model, layout):
+def layout_state(model, layout, channels=3):
   rule = torch_import.LAYOUTS[layout][2]
-  return torch_state(model, lambda path: torch_import.torch_key(path, rule))
+  return torch_state(
+    model, lambda path: torch_import.torch_key(path, rule), channels
+  )
