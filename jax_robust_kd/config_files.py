@@ -9,6 +9,19 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jax_robust_kd.core import UserError
+from jax_robust_kd.runtime.imports import absolute
+
+# Settings that may name an object of one's own, beside `eval.suite`.
+OWN = (
+  'method.name',
+  'student.name',
+  'peer.name',
+  'data.name',
+  'teacher.function',
+  'clean_teacher.function',
+  'baseline',
+  'validation.attack',
+)
 
 
 def locate(spec: str) -> str:
@@ -67,7 +80,26 @@ def load_config(spec: str) -> Any:
       f'config {spec!r}: get_config() returns a {type(c).__name__}; return '
       'what base_config() gives, with changes'
     )
+  find_files(c, Path(path).parent)
   return c
+
+
+def find_files(c: Any, folder: Path) -> None:
+  """Makes the paths of one's own methods, models, ... absolute.
+
+  Args:
+    c: changed.
+    folder: of the config file; they lie beside it, or in the current folder.
+  """
+  for key in OWN:
+    group, _, name = key.rpartition('.')
+    settings = c.get(group, {}) if group else c
+    if isinstance(settings.get(name), str):
+      settings[name] = absolute(settings[name], folder)
+  c.eval.suite = tuple(
+    absolute(spec, folder) if isinstance(spec, str) else spec
+    for spec in c.eval.suite
+  )
 
 
 def in_words(error: Exception) -> str:

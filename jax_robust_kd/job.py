@@ -17,6 +17,7 @@ from jax_robust_kd.evaluation import corruptions
 from jax_robust_kd.evaluation.run import check_run, evaluate_run
 from jax_robust_kd.runtime import console, lock
 from jax_robust_kd.runtime.files import read_json
+from jax_robust_kd.runtime.imports import short
 from jax_robust_kd.training import build
 from jax_robust_kd.training.run import train
 from jax_robust_kd.workdir import check_workdir
@@ -64,7 +65,7 @@ def _run(
   show_results([(folder, label) for _, folder, label in plan])
   if mode != 'check':
     return ''
-  return check_run(c, workdir, c.method.name, dataset)
+  return check_run(c, workdir, short(c.method.name), dataset)
 
 
 def keep_compiled(folder: Path) -> None:
@@ -91,12 +92,13 @@ def make_plan(c: Config, workdir: Path) -> list[tuple[Config, Path, str]]:
       label = group.replace('_', ' ')
       plan.append((teacher_config(c, name), workdir / group, label))
       given.checkpoint, given.set = str(workdir / group), {}
-  plan.append((c, workdir, c.method.name))
+  plan.append((c, workdir, short(c.method.name)))
   if c.baseline:
     other = copy(c)
     other.method = ConfigDict({'name': c.baseline})
     other.baseline = ''
-    plan.append((other, workdir / c.baseline, c.baseline))
+    label = short(c.baseline)
+    plan.append((other, workdir / label, label))
   return plan
 
 

@@ -123,7 +123,7 @@ def read_network(workdir: str, which: str = 'best') -> tuple[Network, dict]:
   stats = state.get('ema_stats') or state['batch_stats'] or {}
   variables = {'params': params, 'batch_stats': stats}
   network = Network(
-    c.student.name,
+    imports.short(c.student.name),
     partial(models.forward, module),
     variables,
     record['num_classes'],

@@ -1,6 +1,8 @@
 """Configs with overrides, and where the value of each setting is from."""
 
+from collections.abc import Callable
 import inspect
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,12 +10,13 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from jax_robust_kd import config as config_lib
-from jax_robust_kd import workdir
+from jax_robust_kd import data, workdir
 from jax_robust_kd.config import Config
-from jax_robust_kd.config_files import in_words
+from jax_robust_kd.config_files import find_files, in_words
 from jax_robust_kd.core import UserError
 from jax_robust_kd.methods import METHODS
 from jax_robust_kd.models import MODELS
+from jax_robust_kd.runtime.imports import absolute, load_object, names_object
 
 
 def read(spec: str, overrides: list[str]) -> Config:
@@ -26,7 +29,12 @@ def read(spec: str, overrides: list[str]) -> Config:
   Raises:
     UserError: no such config, an unknown key, or a value of the wrong type.
   """
-  return override(config_lib.load_config(spec), overrides)
+  return _override_beside(config_lib.load_config(spec), overrides, spec)
+
+
+def _override_beside(c: Config, overrides: list[str], spec: str) -> Config:
+  path, _, _ = config_lib.locate(spec).partition(':')
+  return override(c, overrides, Path(path).parent)
 
 
 def read_run(folder: str, overrides: list[str]) -> Config:
@@ -38,8 +46,13 @@ def read_run(folder: str, overrides: list[str]) -> Config:
   return override(workdir.read_config(folder), overrides)
 
 
-def override(c: Config, overrides: list[str]) -> Config:
+def override(c: Config, overrides: list[str], folder: Path = Path()) -> Config:
   """Overrides settings; locks the config.
+
+  Args:
+    c: the config.
+    overrides: '--config.GROUP.KEY=VALUE' each.
+    folder: where files that they name are looked up first.
 
   Raises:
     UserError: an unknown key, a whole group, or a value of the wrong type.
@@ -47,9 +60,10 @@ def override(c: Config, overrides: list[str]) -> Config:
   for word in overrides:
     config_lib.refuse_old_name(_key(word))
     _refuse_group(c, word)
-    _add_field(c, word, overrides)
   for group in ('teacher', 'clean_teacher'):
     _add_teacher_settings(c, group, overrides)
+  for word in overrides:
+    _find_field(c, word, overrides, folder)
   values = flags.FlagValues()
   try:
     config_flags.DEFINE_config_dict(
@@ -60,6 +74,7 @@ def override(c: Config, overrides: list[str]) -> Config:
     raise
   except Exception as error:  # flags raises many kinds for a user's typo
     raise UserError(in_words(error)) from None
+  find_files(values.config, folder)
   return values.config
 
 
@@ -77,7 +92,7 @@ def resolved(spec: str, overrides: list[str]) -> list[tuple[str, Any, str]]:
   default = flat(config_lib.base_config(dataset))
   before, given = flat(loaded), {_key(word) for word in overrides}
   rows = []
-  for key, value in flat(override(loaded, overrides)).items():
+  for key, value in flat(_override_beside(loaded, overrides, spec)).items():
     same = key in default and default[key] == value
     source = 'default' if same and before.get(key) == value else 'config'
     rows.append((key, value, 'command line' if key in given else source))
@@ -110,20 +125,51 @@ def _refuse_group(c: Config, word: str) -> None:
     )
 
 
-def _add_field(c: Config, word: str, overrides: list[str]) -> None:
-  """Adds what a model or method knows but the config does not name."""
-  group, _, field = _key(word).partition('.')
-  known = {'student': MODELS, 'peer': MODELS, 'method': METHODS}.get(group)
-  if known is None or field in c[group]:
-    return
-  names = [w.partition('=')[2] for w in overrides if _key(w) == f'{group}.name']
-  name = [c[group].name, *names][-1]
-  if name not in known:
-    return
-  about = inspect.signature(known[name]).parameters.get(field)
-  if about and isinstance(about.default, (bool, int, float, str, tuple)):
+def _find_field(
+  c: Config, word: str, overrides: list[str], folder: Path
+) -> None:
+  """Adds what a model or method knows but the config does not name.
+
+  Raises:
+    UserError: nobody knows it.
+  """
+  *groups, field = _key(word).partition('[')[0].split('.')
+  group: Any = c
+  for depth, name in enumerate([*groups, field]):
+    prefix = '.'.join(groups[:depth])
+    if isinstance(group, ConfigDict) and name in group:
+      group = group[name]
+      continue
+    factory = _factory(c, prefix, overrides, folder)
+    known = dict(group) if isinstance(group, ConfigDict) else {}
+    if factory:
+      about = inspect.signature(factory).parameters
+      known = {k: p.default for k, p in about.items() if _settable(p.default)}
+    if depth < len(groups) or name not in known:
+      key = f'{prefix}.{name}'.lstrip('.')
+      raise UserError(f'{key} is unknown; {config_lib.hint(name, known)}')
     with c.unlocked():
-      c[group][field] = about.default
+      group[name] = known[name]
+
+
+def _settable(default: Any) -> bool:
+  return isinstance(default, (bool, int, float, str, tuple))
+
+
+def _factory(
+  c: Config, group: str, overrides: list[str], folder: Path
+) -> Callable | None:
+  """Returns what takes the settings of a group as arguments, if one does."""
+  table = {'student': MODELS, 'peer': MODELS, 'method': METHODS}.get(group)
+  if table is None:
+    return data.make_augment if group == 'data.augment' else None
+  names = [w.partition('=')[2] for w in overrides if _key(w) == f'{group}.name']
+  name = absolute([c[group].name, *names][-1], folder)
+  if group == 'peer' and not name:
+    raise UserError('peer.name is empty; set it before other fields of peer')
+  if names_object(name):
+    return load_object(f'{group}.name', name)
+  return table.get(name)
 
 
 def _add_teacher_settings(c: Config, group: str, overrides: list[str]) -> None:
@@ -148,7 +194,7 @@ def _add_teacher_settings(c: Config, group: str, overrides: list[str]) -> None:
       f'{prefix[:-1]} changes the config that trains a teacher; set '
       f'--config.{config} to one'
     )
-  teacher = flat(override(config_lib.load_config(spec), words))
+  teacher = flat(read(spec, words))
   with c.unlocked():
     for key in map(_key, words):
       value = teacher[key]

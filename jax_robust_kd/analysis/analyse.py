@@ -20,6 +20,7 @@ from jax_robust_kd.core import ROBUST, RunError, UserError
 from jax_robust_kd.evaluation import evaluate, results
 from jax_robust_kd.runtime import console
 from jax_robust_kd.runtime.files import write_json
+from jax_robust_kd.runtime.imports import short
 from jax_robust_kd.runtime.malloc import keep_freed_memory
 from jax_robust_kd.threat import make_budget, threat_model
 from jax_robust_kd.training import build
@@ -146,7 +147,7 @@ def make_card(
     'teacher': c.teacher.checkpoint,
     'teacher_architecture': teacher.name,
     'teacher_sha256': teacher.sha256,
-    'method': c.method.name,
+    'method': short(c.method.name),
     'dataset': c.data.name,
     'split': c.data.test_split or 'test',
     'num_examples': len(test.label),

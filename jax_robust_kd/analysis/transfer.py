@@ -20,6 +20,7 @@ from jax_robust_kd.core import UserError
 from jax_robust_kd.evaluation import corruptions, evaluate
 from jax_robust_kd.evaluation.run import check_run, evaluate_run
 from jax_robust_kd.runtime import checkpoint, console, files, lock, processes
+from jax_robust_kd.runtime.imports import short
 from jax_robust_kd.runtime.malloc import keep_freed_memory
 from jax_robust_kd.training import build
 from jax_robust_kd.workdir import (
@@ -167,7 +168,7 @@ def _describe(run_dir: str, c: Config, network: networks.Network) -> dict:
   source = read_config(run_dir)
   return {
     'run': run_dir,
-    'method': source.method.name,
+    'method': short(source.method.name),
     'dataset': source.data.name,
     'checkpoint': c.eval.checkpoint,
     'checkpoint_step': network.step,

@@ -51,8 +51,8 @@ _LEAST_CLASSES = {'apgd_dlr': 3, 'apgd_t': 4}
 # AutoAttack's know l_1, too.
 _KNOW_L1 = sorted(k for k, v in ATTACKS.items() if isinstance(v, Stepwise))
 
-# NAME or package.module:factory, then the number of steps and of restarts.
-_NAME = r'(?:[A-Za-z_][\w.]*:)?[A-Za-z_]\w*'
+# NAME, or one's own as `load_object` reads it, then steps and restarts.
+_NAME = r'(?:.+\.py:|[A-Za-z_][\w.]*:)?[A-Za-z_]\w*'
 _SPEC = re.compile(rf'({_NAME})(?:-(\d+)(?:x(\d+))?)?')
 
 
@@ -61,8 +61,8 @@ def find_attack(spec: str, budget: Budget) -> tuple[Attack, Budget]:
 
   Args:
     spec: name, number of steps, number of restarts after an 'x'. The name of
-      an attack of one's own is 'package.module:factory', where `factory()`
-      returns a function as `pgd` or a `Stepwise`.
+      an attack of one's own is 'package.module:factory' or 'FILE.py:factory',
+      where `factory()` returns a function as `pgd` or a `Stepwise`.
     budget: norm, epsilon, step size, start; what `spec` leaves out. A number
       of steps that neither names, 0, is the attack's own.
 
@@ -184,7 +184,7 @@ def plan(suite: tuple[str, ...], budget: Budget) -> list[Job]:
   jobs = []
   for spec in suite:
     if spec not in SUITES:
-      column = spec.partition(':')[2] or spec
+      column = spec.rpartition(':')[2]
       if column != spec and any(column == job.column for job in jobs):
         raise UserError(f'suite {suite} has two attacks {column!r}; rename one')
       jobs.append(Job(column, *find_attack(spec, budget), ('clean',)))

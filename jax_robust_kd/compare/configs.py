@@ -14,9 +14,11 @@ from jax_robust_kd import data, job
 from jax_robust_kd import settings as settings_lib
 from jax_robust_kd.compare.cost import Cost, count_cost
 from jax_robust_kd.config import Config, differing_keys
+from jax_robust_kd.config_files import find_files
 from jax_robust_kd.core import CLEAN, ROBUST, UserError
 from jax_robust_kd.evaluation import corruptions
 from jax_robust_kd.runtime import console
+from jax_robust_kd.runtime.imports import short
 from jax_robust_kd.threat import threat_model
 from jax_robust_kd.training import build
 
@@ -63,7 +65,7 @@ def read_configs(files: Sequence[str]) -> list[tuple[str, str, Config]]:
     runs = _call_get_runs(files[0])
   for file in () if runs else files:
     c = config_lib.load_config(file)
-    runs.append((c.method.name, file, c))
+    runs.append((short(c.method.name), file, c))
   check_labels([label for label, _, _ in runs])
   return runs
 
@@ -75,6 +77,8 @@ def _call_get_runs(file: str) -> list[tuple[str, str, Config]]:
     if get_runs is None:
       return []
     runs = [(str(label), file, job.copy(c)) for label, c in get_runs()]
+    for _, _, c in runs:
+      find_files(c, Path(file).parent)
     if not runs:
       raise ValueError('there is none')
     return runs

@@ -11,6 +11,7 @@ from jax_robust_kd.config.names import (
   RENAMED,
   check_arguments,
   differing_keys,
+  hint,
   refuse_old_name,
   upgrade,
 )
@@ -22,6 +23,7 @@ __all__ = [
   'base_config',
   'check_arguments',
   'differing_keys',
+  'hint',
   'is_trained_first',
   'load_config',
   'locate',

@@ -1,5 +1,6 @@
 """Names of settings: old ones, unknown ones, and those that differ."""
 
+from collections.abc import Iterable
 import difflib
 import inspect
 
@@ -83,9 +84,14 @@ def check_arguments(group: str, function, given: dict) -> None:
   known = list(inspect.signature(function).parameters)
   for key in given:
     if key not in known:
-      near = difflib.get_close_matches(key, known)
-      hint = f'did you mean {near[0]!r}?' if near else f'known: {known}'
-      raise UserError(f'{group}.{key} is unknown; {hint}')
+      raise UserError(f'{group}.{key} is unknown; {hint(key, known)}')
+
+
+def hint(key: str, known: Iterable[str]) -> str:
+  """Returns what may have been meant, and all there is."""
+  near = difflib.get_close_matches(key, known, 1)
+  meant = f'did you mean {near[0]!r}? ' if near else ''
+  return f'{meant}known: {", ".join(sorted(known))}'
 
 
 def differing_keys(a: dict, b: dict, prefix: str = '') -> list[str]:

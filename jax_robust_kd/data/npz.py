@@ -1,4 +1,4 @@
-"""Reads data sets from files: the embedded digits, and .npz."""
+"""Reads sets of arrays: the embedded digits, .npz, and one's own."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from jax_robust_kd.data.split import (
   check_range,
   make_split,
 )
+from jax_robust_kd.runtime.imports import load_object
 
 _DIGITS = Path(__file__).with_name('digits.npz')
 _DIGITS_TRAIN = 1297
@@ -54,7 +55,25 @@ def read_npz(path: str) -> Raw:
     UserError: the file is missing or damaged, a key is missing, an array is
       not what it should be, or a class has no training images.
   """
-  arrays = _load_npz(Path(path).expanduser())
+  return _from_arrays(path, _load_npz(Path(path).expanduser()))
+
+
+def read_object(spec: str) -> Raw:
+  """Reads a data set of one's own, 'package.module:factory'.
+
+  `factory()` returns a dict of arrays with the keys of `read_npz`, whose errors
+  it shares.
+  """
+  arrays = load_object('data.name', spec)()
+  if not isinstance(arrays, dict):
+    raise UserError(
+      f'data.name={spec!r} returns a {type(arrays).__name__}; return a dict of '
+      'arrays: train_image, train_label, test_image, test_label'
+    )
+  return _from_arrays(spec, {k: np.asarray(v) for k, v in arrays.items()})
+
+
+def _from_arrays(path: str, arrays: dict[str, np.ndarray]) -> Raw:
   parts = ('train_image', 'train_label', 'test_image', 'test_label')
   if all(key in arrays for key in parts):
     train, test = (

@@ -10,10 +10,11 @@ from jax_robust_kd.core import UserError
 from jax_robust_kd.data.extra import Extra
 from jax_robust_kd.data.folders import read_folder, read_tiny_imagenet
 from jax_robust_kd.data.lazy import Lazy, Reading, into_memory
-from jax_robust_kd.data.npz import Raw, read_digits, read_npz
+from jax_robust_kd.data.npz import Raw, read_digits, read_npz, read_object
 from jax_robust_kd.data.parts import hold_out, refuse_odd_parts, sample
 from jax_robust_kd.data.split import Split, statistics
 from jax_robust_kd.data.tfds_source import read_tfds
+from jax_robust_kd.runtime.imports import names_object
 
 
 class Dataset(NamedTuple):
@@ -104,8 +105,9 @@ def load(
 
   Args:
     name: 'digits' (embedded), 'npz:FILE' or FILE.npz (see `npz.read_npz`), an
-      image folder (see `folders.read_folder`), 'tiny_imagenet', or any image
-      classification set of TFDS by its name.
+      image folder (see `folders.read_folder`), 'package.module:factory' (see
+      `npz.read_object`), 'tiny_imagenet', or any image classification set of
+      TFDS by its name.
     data_dir: of TFDS and Tiny-ImageNet; '' is TFDS_DATA_DIR or TFDS' default.
     val_size: how many training images are held out for validation; 0 is the
       default of the set, for unknown sets 1,024 but at most a tenth.
@@ -239,17 +241,19 @@ def _find_reader(name: str, data_dir: str, reading: Reading):
     return lambda: read_tiny_imagenet(data_dir, reading)
   if not is_own(name):
     return None
+  if names_object(name):
+    return lambda: read_object(name)
   if name.startswith('npz:') or name.endswith('.npz'):
     return lambda: read_npz(name.removeprefix('npz:'))
   return lambda: read_folder(name, reading)
 
 
 def is_own(name: str) -> bool:
-  """Returns whether a name is that of an .npz file or of an image folder."""
+  """Returns whether a name is that of a file, a folder or code of one's own."""
   if name in DATASETS:
     return False
   # A TFDS name may hold a slash, but does not begin like a path.
-  like_path = name.startswith(('npz:', '.', '/', '~'))
+  like_path = name.startswith(('npz:', '.', '/', '~')) or names_object(name)
   return like_path or name.endswith('.npz') or Path(name).is_dir()
 
 

@@ -15,6 +15,7 @@ from jax_robust_kd.core import RunError
 from jax_robust_kd.evaluation import corruptions, evaluate
 from jax_robust_kd.runtime import processes
 from jax_robust_kd.runtime.files import write_json
+from jax_robust_kd.runtime.imports import short
 from jax_robust_kd.threat import threat_model
 
 # RobustBench's keys that a run cannot fill in.
@@ -114,7 +115,7 @@ def make_card(c: Config, evaluated: Evaluated) -> dict:
   complete = corrupted.keys() == set(corruptions.ALL)
   mean = float(np.mean(list(corrupted.values()))) if complete else None
   return {
-    'name': c.method.name,
+    'name': short(c.method.name),
     'dataset': evaluated.dataset,
     'architecture': network.name,
     'parameters': models.num_params(network.variables['params']),

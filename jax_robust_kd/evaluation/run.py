@@ -106,7 +106,7 @@ def attack(
     attacked = networks.in_precision(network, precision)
   identity = store.identity(
     network.sha256,
-    network.module,
+    store.model_identity(network.module),
     data_sha256 or store.data_sha256(test),
     settings.budget,
     settings.seed,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 import zipfile
 
+from flax import linen as nn
 import jax
 import numpy as np
 
@@ -84,7 +85,19 @@ def _own_source(job: Job) -> str:
   code = attack.step if isinstance(attack, Stepwise) else attack
   if attack is None or attack in ATTACKS.values():
     return ''
+  return own_sha256(code)
+
+
+def own_sha256(code: object) -> str:
+  """Returns a digest of the file of a function or class of one's own."""
   return ' ' + hashlib.sha256(source_of(code).encode()).hexdigest()
+
+
+def model_identity(module: nn.Module | None) -> str:
+  """Returns the fields of a model, and the source of one of one's own."""
+  kind = type(module)
+  ours = kind.__module__.startswith('jax_robust_kd.')
+  return str(module) + ('' if ours else own_sha256(kind))
 
 
 def _not_written(path: Path, error: OSError) -> RunError:

@@ -1,9 +1,9 @@
 """Models by name, and the one way in which they are called."""
 
 from collections.abc import Callable, Mapping
-import dataclasses
 import difflib
 from functools import partial
+import inspect
 import math
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ from jax_robust_kd.models.mobilenet_v2 import MobileNetV2
 from jax_robust_kd.models.preact_resnet import PreActResNet
 from jax_robust_kd.models.resnet import ResNet, SmallResNet
 from jax_robust_kd.models.wide_resnet import WideResNet
+from jax_robust_kd.runtime.imports import load_object, names_object
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
   'resnet18': partial(ResNet, depth=18),
@@ -64,7 +65,7 @@ def build(
   """Builds a model by name.
 
   Args:
-    name: a key of MODELS.
+    name: a key of MODELS, or 'package.module:Class' of one's own.
     num_classes: K, >= 1.
     fields: further fields of the module, such as depth, width, mean, std,
       dtype (a dtype or its name) and bn_axis_name.
@@ -73,7 +74,8 @@ def build(
     A Flax module: (image, train) -> (logits, features).
 
   Raises:
-    UserError: an unknown name or field, or a field of the wrong kind.
+    UserError: an unknown name or field, a field of the wrong kind, or a model
+      of one's own that lacks what all have.
 
   Examples:
     >>> from jax_robust_kd import models
@@ -81,11 +83,9 @@ def build(
     >>> type(model).__name__, model.depth, model.width
     ('WideResNet', 34, 10)
   """
-  if name not in MODELS:
-    raise UserError(f'model {name!r} is unknown{_hint(name, MODELS)}')
+  factory = _find(name)
   fields = dict(fields or {})
-  module: Any = getattr(MODELS[name], 'func', MODELS[name])
-  known = {f.name for f in dataclasses.fields(module)}
+  known = inspect.signature(factory).parameters.keys()
   known -= {'num_classes', 'name', 'parent'}
   for field in fields:
     if field not in known:
@@ -96,7 +96,26 @@ def build(
     fields['dtype'] = _dtype(fields['dtype'])
   for field in {'mean', 'std'} & fields.keys():
     fields[field] = _floats(field, fields[field])
-  return MODELS[name](num_classes=num_classes, **fields)
+  module = factory(num_classes=num_classes, **fields)
+  if not isinstance(module, nn.Module):
+    raise UserError(f'model {name!r} is no flax.linen.Module; return one')
+  return module
+
+
+def _find(name: str) -> Callable[..., nn.Module]:
+  if name in MODELS:
+    return MODELS[name]
+  if not names_object(name):
+    raise UserError(f'model {name!r} is unknown{_hint(name, MODELS)}')
+  factory = load_object('model', name)
+  needed = ('num_classes', 'dtype', 'mean', 'std')
+  lacking = set(needed) - inspect.signature(factory).parameters.keys()
+  if lacking:
+    raise UserError(
+      f'model {name!r} lacks {", ".join(sorted(lacking))}; '
+      f'add to its fields {", ".join(needed)}'
+    )
+  return factory
 
 
 def _hint(word: str, known) -> str:
@@ -152,7 +171,7 @@ def init(model: nn.Module, key: Array, image: Array) -> PyTree:
   on_cpu = jax.default_backend() == 'cpu'
   options = {'xla_backend_optimization_level': 1} if on_cpu else None
   draw = jax.jit(partial(model.init, train=False), compiler_options=options)
-  return draw(key, image)
+  return {'batch_stats': {}, **draw(key, image)}
 
 
 def forward(
@@ -196,7 +215,7 @@ def forward(
     Any, model.apply(variables, image, train=True, mutable=['batch_stats'])
   )
   stats = moved if mode == 'train' else variables
-  return Output(logits, features, stats['batch_stats'])
+  return Output(logits, features, stats.get('batch_stats', {}))
 
 
 def num_params(params: PyTree) -> int:

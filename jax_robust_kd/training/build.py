@@ -17,6 +17,7 @@ from jax_robust_kd.core import AXIS, ROBUST, Method, TrainState, UserError
 from jax_robust_kd.evaluation import evaluate, published
 from jax_robust_kd.methods import METHODS
 from jax_robust_kd.networks import Network, load_teacher, make_model
+from jax_robust_kd.runtime.imports import load_object, names_object, short
 from jax_robust_kd.training import averages, checks, gradients, optim
 from jax_robust_kd.training.step import Recipe, create_state
 
@@ -104,13 +105,19 @@ def make_method(c: Config) -> Method:
   """Builds the method of a config."""
   arguments = c.method.to_dict()
   name = arguments.pop('name')
-  if name not in METHODS:
+  if name not in METHODS and not names_object(name):
     raise UserError(
       f'method.name={name!r} is unknown; use one of: '
       f'{", ".join(sorted(METHODS))}'
     )
-  check_arguments(f'method (of {name})', METHODS[name], arguments)
-  return METHODS[name](**arguments)
+  factory = METHODS.get(name) or load_object('method.name', name)
+  check_arguments(f'method (of {name})', factory, arguments)
+  method = factory(**arguments)
+  if not isinstance(method, Method):
+    raise UserError(
+      f'method.name={name!r} returns a {type(method).__name__}; return a Method'
+    )
+  return method
 
 
 def make_student(c: Config, dataset: data.Dataset) -> nn.Module:
@@ -140,7 +147,7 @@ def init_network(
   variables = models.init(module, key, image)
   forward = partial(models.forward, module)
   return Network(
-    c.student.name if make is make_student else c.peer.name,
+    short(c.student.name if make is make_student else c.peer.name),
     forward,
     dict(variables),
     dataset.num_classes,

@@ -10,6 +10,7 @@ from jax_robust_kd.core import TrainState
 from jax_robust_kd.networks import Network
 from jax_robust_kd.planning.flops import step_cost
 from jax_robust_kd.runtime import console, faults
+from jax_robust_kd.runtime.imports import short
 from jax_robust_kd.training import build
 from jax_robust_kd.training.step import Recipe, train_step
 
@@ -44,8 +45,8 @@ def show(
     lines.append(f'peer      {_size(networks.peer)}')
   lines += [
     f'student   {_size(networks.student)}',
-    f'method    {c.method.name}: a step of {c.data.batch_size} images costs '
-    f'{flops / 1e9:.3g} GFLOP, as much as {passes:.1f} forward passes of '
+    f'method    {short(c.method.name)}: a step of {c.data.batch_size} images '
+    f'costs {flops / 1e9:.3g} GFLOP, as much as {passes:.1f} forward passes of '
     'the student',
     f'data      {dataset.name}: {len(dataset.train.label)} training, '
     f'{len(dataset.val.label)} validation, {len(dataset.test.label)} test '
