@@ -20,6 +20,8 @@ from helpers import runs
 import numpy as np
 import pytest
 
+from jax_robust_kd.runtime.files import read_lines
+
 pytestmark = pytest.mark.slow
 
 SEED = 7
@@ -95,7 +97,7 @@ def begin(scene: Scene) -> subprocess.Popen:
 
 
 def steps_logged(workdir: Path) -> int:
-  lines = runs.read_lines(workdir / 'metrics.jsonl')
+  lines = read_lines(workdir / 'metrics.jsonl')
   return lines[-1]['step'] if lines else 0
 
 
