@@ -3,11 +3,13 @@
 Exit codes are those of `main`.
 """
 
+from functools import partial
 import sys
 
 from jax_robust_kd import __version__, commandline
 from jax_robust_kd.commandline import (
   MODE,
+  MODEL,
   PROCESSES,
   WORKDIR,
   Args,
@@ -24,19 +26,7 @@ _USAGE = """usage: jax-robust-kd COMMAND ...
 """
 
 
-def _train(args: Args) -> int:
-  return _run(args, 'train')
-
-
-def _eval(args: Args) -> int:
-  return _run(args, 'eval')
-
-
-def _check(args: Args) -> int:
-  return _run(args, 'check')
-
-
-def _run(args: Args, mode: str) -> int:
+def _run(mode: str, args: Args) -> int:
   from jax_robust_kd import main
 
   args.mode = mode
@@ -112,21 +102,21 @@ COMMANDS = {
   'train': Command(
     'Trains a config and all that it needs, and evaluates it.',
     'jax-robust-kd train --config rslad:digits --workdir runs/rslad',
-    _train,
+    partial(_run, 'train'),
     (WORKDIR, *PROCESSES),
     config='given',
   ),
   'eval': Command(
-    'Evaluates a finished run on test images.',
+    'Evaluates a finished run, or any network, on test images.',
     "jax-robust-kd eval --workdir runs/rslad --config.eval.suite=('pgd-50',)",
-    _eval,
-    (WORKDIR, *PROCESSES),
+    partial(_run, 'eval'),
+    (WORKDIR, *MODEL, *PROCESSES),
     config='or of the run',
   ),
   'check': Command(
     'Evaluates a finished run and says whether to believe its numbers.',
     'jax-robust-kd check --workdir runs/rslad',
-    _check,
+    partial(_run, 'check'),
     (WORKDIR, *PROCESSES),
     config='or of the run',
   ),

@@ -71,6 +71,15 @@ PROCESSES = (
   Flag('process_id', 'I', -1, 'which one this is, from 0'),
   Flag('start_timeout', 'SECONDS', 300, 'how long to wait for the others'),
 )  # fmt: skip
+MODEL = (
+  Flag('model', 'MODEL', '', 'in place of a run of --workdir: file of weights, '
+       'zoo:NAME or another run; --workdir is then a folder beside it'),
+  Flag('arch', 'NAME:FIELDS', '', 'of a file: wide_resnet:depth=34,width=10; or '
+       'as its keys say'),
+  Flag('data', 'NAME', '', "of a model's images, as config.data.name"),
+  Flag('threat', 'NAME', '', 'as config.eval.threat: linf_8_255'),
+  Flag('zoo', 'FOLDER', '', 'files of zoo:NAME; or JAX_ROBUST_KD_ZOO'),
+)  # fmt: skip
 
 _CONFIG = (
   Flag('config', 'CONFIG', None, 'a config that comes with the package or a '
@@ -109,7 +118,9 @@ def parse(command: Command, program: str, argv: list[str]) -> Args:
   missing = [
     f'--{flag.name} {flag.value}'
     for flag in command.flags
-    if flag.default is None and not values[flag.name]
+    if flag.default is None
+    and not values[flag.name]
+    and not (flag.name == 'workdir' and values.get('model'))
   ]
   if command.config == 'given' and not spec:
     missing.insert(0, '--config CONFIG')
@@ -124,7 +135,11 @@ def parse(command: Command, program: str, argv: list[str]) -> Args:
     from jax_robust_kd import settings
 
     args.spec = spec
-    if spec:
+    if values.get('threat'):
+      overrides.append(f'--config.eval.threat={values["threat"]}')
+    if values.get('model') and not spec:
+      args.config = settings.read_data(args.data, overrides)
+    elif spec:
       args.config = settings.read(spec, overrides)
     else:
       args.config = settings.read_run(args.workdir, overrides)

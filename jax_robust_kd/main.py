@@ -30,12 +30,17 @@ def run(args: Args) -> int:
   Returns:
     0, or 3 where a check is red.
   """
-  workdir = find_workdir(args.workdir)
+  workdir = find_workdir(args.workdir or '')
   keep_freed_memory()
   code = join_others(args)
   if code is not None:
     return code
   check_devices()
+  if getattr(args, 'model', ''):
+    from jax_robust_kd import evaluate_file
+
+    evaluate_file.run(args, workdir if args.workdir else None)
+    return 0
   from jax_robust_kd import job
 
   level = job.run(args.config, workdir, args.mode)

@@ -46,6 +46,19 @@ def read_run(folder: str, overrides: list[str]) -> Config:
   return override(workdir.read_config(folder), overrides)
 
 
+def read_data(name: str, overrides: list[str]) -> Config:
+  """Returns the defaults for the images of a data set, as `read` does.
+
+  Raises:
+    UserError: as there, or no name.
+  """
+  if not name:
+    raise UserError('give --data NAME, such as --data cifar10')
+  c = config_lib.base_config('digits' if name == 'digits' else 'cifar10')
+  c.data.name = name
+  return override(c, overrides)
+
+
 def override(c: Config, overrides: list[str], folder: Path = Path()) -> Config:
   """Overrides settings; locks the config.
 

@@ -15,6 +15,7 @@ from jax_robust_kd.attacks.engine import Images, run_jobs
 from jax_robust_kd.attacks.packing import Victim
 from jax_robust_kd.attacks.suites import plan
 from jax_robust_kd.checks import CHECKS, as_table
+from jax_robust_kd.interop import functions, zoo
 
 DOCS = Path(__file__).parent.parent / 'docs'
 NUMBERS = {17: 'seventeen', 18: 'eighteen', 19: 'nineteen', 20: 'twenty'}
@@ -159,3 +160,25 @@ def test_flags_and_margins_mean_what_the_page_says():
     found.correct['robust'],
     found.correct['pgd-5'] & found.correct['autoattack'],
   )
+
+
+def test_the_function_of_teachers_is_one_of_flax_nnx():
+  block = blocks(DOCS / 'teachers.md')[0]
+  namespace: dict = {}
+  exec(block, namespace)
+  _, variables, classes = functions.wrap('t', namespace['teacher'], (8, 8, 3))
+  assert classes == 10 and variables['params']
+
+
+def test_the_list_of_teachers_is_that_of_the_package():
+  page = (DOCS / 'teachers.md').read_text()
+  rows = re.findall(
+    r'^\| `(.+)` \| `(.+)` \| (.+) \| (.+) \| (.+) \|', page, re.M
+  )
+  assert rows == [
+    (
+      k.name.rpartition('/')[2], k.arch, f'{k.clean:.2f}',
+      f'{k.autoattack:.2f}', k.epsilon,
+    )
+    for k in zoo.known().values()
+  ]  # fmt: skip

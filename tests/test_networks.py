@@ -4,17 +4,20 @@ import sys
 import types
 
 from flax import nnx
+from helpers.saved_runs import save_run
 from helpers.torch_states import layout_state
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jax_robust_kd import __main__ as entry
 from jax_robust_kd import job, main, models, networks
 from jax_robust_kd.config import load_config
 from jax_robust_kd.core import UserError
 from jax_robust_kd.interop import zoo
 from jax_robust_kd.interop.torch_import import import_state
 from jax_robust_kd.runtime import checkpoint
+from jax_robust_kd.runtime.files import read_json
 from jax_robust_kd.training import build
 
 FIELDS = {'depth': 8, 'width': 2}
@@ -175,3 +178,69 @@ def test_a_function_that_cannot_teach_is_refused(
 def test_a_file_teaches(file, tmp_path):
   spec = f'--config.teacher.checkpoint={file}'
   assert run(tmp_path / 'w', 'rslad', spec) == 0
+
+
+def evaluate(*words):
+  return entry.main(
+    ['jax-robust-kd', 'eval', *words, '--data=digits', '--threat=linf_8_255',
+     "--config.eval.suite=('fgsm',)", '--config.eval.num_examples=30']
+  )  # fmt: skip
+
+
+def test_eval_gives_a_number_for_a_file(file, tmp_path, capsys):
+  assert (
+    evaluate('--model', file, '--arch', 'small_resnet:depth=8,width=2') == 0
+  )
+  card = read_json(tmp_path / 'teacher.npz.digits/results.json')
+  assert card['checkpoint'] == card['name'] == file
+  assert (card['norm'], card['eps'], card['num_examples']) == (
+    'linf', '8/255', 30,
+  )  # fmt: skip
+  assert card['architecture'] == 'small_resnet'
+  assert (tmp_path / 'teacher.npz.digits/images.csv').is_file()
+  assert 'small_resnet' not in capsys.readouterr().err
+
+
+def test_eval_gives_a_number_for_a_run(tmp_path, digits):
+  network = save_run(tmp_path / 'run', digits)
+  out = tmp_path / 'out'
+  model = f'--model={tmp_path / "run"}'
+  assert evaluate(model, f'--workdir={out}') == 0
+  sha256 = checkpoint.tree_sha256(network.variables)
+  assert read_json(out / 'results.json')['sha256'] == sha256
+  assert not (tmp_path / 'run/results.json').exists()
+
+
+@pytest.mark.parametrize(
+  'words,message',
+  [
+    (['--model=none.npz'], "checkpoint 'none.npz' does not exist"),
+    (['--model=FILE', '--arch=resnet18'], 'what fits it is small_resnet'),
+    (['--model=RUN', '--arch=resnet18'], '--arch is for files of weights'),
+    (['--model=FILE', '--workdir=RUN'], 'is that of a run'),
+    (['--model=FILE', '--data=nowhere'], 'nowhere'),
+    (['--model=zoo:none'], 'zoo:none is unknown'),
+    (['--model=zoo:Sehwag2021Proxy', '--zoo=RUN'], 'download https://drive'),
+    (['--model=FILE', '--threat=linf'], "eval.threat='linf' is unknown"),
+  ],
+)
+def test_eval_refuses(file, tmp_path, digits, capsys, words, message):
+  save_run(tmp_path / 'run', digits)
+  words = [
+    w.replace('FILE', file).replace('RUN', str(tmp_path / 'run')) for w in words
+  ]
+  given = [w.partition('=')[0] for w in words]
+  defaults = [
+    w
+    for w in ('--data=digits', '--threat=linf_8_255')
+    if w.partition('=')[0] not in given
+  ]
+  assert entry.main(['jax-robust-kd', 'eval', *words, *defaults]) == 2
+  assert message in ' '.join(capsys.readouterr().err.split())
+
+
+def test_eval_asks_for_what_is_missing(capsys):
+  assert entry.main(['jax-robust-kd', 'eval', '--model=a.npz']) == 2
+  assert 'give --data NAME' in capsys.readouterr().err
+  assert entry.main(['jax-robust-kd', 'eval', '--config=rslad:digits']) == 2
+  assert 'give --workdir FOLDER' in capsys.readouterr().err

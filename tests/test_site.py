@@ -152,7 +152,8 @@ def commands(page: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize(
-  'page', ['README.md', 'docs/methods.md', 'docs/own_data.md']
+  'page',
+  ['README.md', 'docs/methods.md', 'docs/own_data.md', 'docs/teachers.md'],
 )
 def test_commands_of_the_pages_are_known(page, monkeypatch):
   """Commands, configs, flags and settings, without running anything."""

@@ -32,6 +32,7 @@ class Evaluated(NamedTuple):
     data_sha256: digest of images and labels.
     result: flags, margins and adversarial images.
     corruptions: accuracy in percent on each corrupted test set.
+    source: where the network is from; '': from a run of the config.
   """
 
   network: networks.Network
@@ -40,6 +41,7 @@ class Evaluated(NamedTuple):
   data_sha256: str
   result: Result
   corruptions: dict[str, float]
+  source: str = ''
 
 
 def write(c: Config, folder: Path, evaluated: Evaluated) -> None:
@@ -115,7 +117,7 @@ def make_card(c: Config, evaluated: Evaluated) -> dict:
   complete = corrupted.keys() == set(corruptions.ALL)
   mean = float(np.mean(list(corrupted.values()))) if complete else None
   return {
-    'name': short(c.method.name),
+    'name': evaluated.source or short(c.method.name),
     'dataset': evaluated.dataset,
     'architecture': network.name,
     'parameters': models.num_params(network.variables['params']),
@@ -132,7 +134,7 @@ def make_card(c: Config, evaluated: Evaluated) -> dict:
     **dict.fromkeys(_BY_PEOPLE),
     'num_examples': count,
     'split': c.data.test_split or 'test',
-    'checkpoint': c.eval.checkpoint,
+    'checkpoint': evaluated.source or c.eval.checkpoint,
     'checkpoint_step': network.step,
     'chosen_by': network.chosen_by,
     'teacher': c.teacher.checkpoint or c.teacher.function,

@@ -21,6 +21,27 @@ def evaluate_run(
   """Evaluates a trained run on test images; writes results.json."""
   faults.point('evaluate', label=label)
   network = networks.load_network(str(folder), dataset, c.eval.checkpoint)
+  evaluate_network(c, folder, label, dataset, network)
+
+
+def evaluate_network(
+  c: Config,
+  folder: Path,
+  label: str,
+  dataset: data.Dataset,
+  network: networks.Network,
+  source: str = '',
+) -> None:
+  """Evaluates a network on test images; writes results.json.
+
+  Args:
+    c: its groups data, eval and seed count.
+    folder: for the files.
+    label: in messages.
+    dataset: the images.
+    network: any with a module.
+    source: where it is from, if not a run of `c`.
+  """
   test = test_split(c, dataset)
   digest = store.data_sha256(test)
   result = attack(c, folder, label, network, test, digest)
@@ -31,7 +52,9 @@ def evaluate_run(
   results.write(
     c,
     folder,
-    results.Evaluated(network, dataset.name, labels, digest, result, corrupted),
+    results.Evaluated(
+      network, dataset.name, labels, digest, result, corrupted, source
+    ),
   )
   processes.barrier('evaluated')  # from here on the others may read it
 

@@ -70,11 +70,7 @@ def check(c: Config, dataset: data.Dataset, mode: str = 'train') -> None:
       f"data.extra.labels='teacher', but method {c.method.name!r} has no "
       "teacher; use 'file'"
     )
-  if c.eval.num_examples > len(dataset.test.label):
-    raise UserError(
-      f'eval.num_examples={c.eval.num_examples} is larger than the '
-      f'{len(dataset.test.label)} test images; 0 takes all'
-    )
+  checks.check_num_examples(c, dataset)
   checks.check_attacks(c, mode)
   for name in method.teachers:
     group, given = config_lib.teacher_group(c, name)

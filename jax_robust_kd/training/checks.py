@@ -28,6 +28,15 @@ def check_attacks(c: Config, mode: str) -> None:
       raise UserError(f'{field}: {error}') from None
 
 
+def check_num_examples(c: Config, dataset: data.Dataset) -> None:
+  """Checks that there are as many test images as are asked for."""
+  if c.eval.num_examples > len(dataset.test.label):
+    raise UserError(
+      f'eval.num_examples={c.eval.num_examples} is larger than the '
+      f'{len(dataset.test.label)} test images; 0 takes all'
+    )
+
+
 def check_batches(c: Config) -> None:
   """Checks that batches divide over devices and parts."""
   devices = jax.device_count()

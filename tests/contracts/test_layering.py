@@ -24,6 +24,7 @@ FLOORS = (
   {'training', 'classifier'},
   {'report', 'predict'},
   {'job', 'export'},
+  {'evaluate_file'},
   {'main'},
   {'analysis', 'compare'},
   {'__main__'},
@@ -52,6 +53,7 @@ SEE_A_CONFIG = {
   'classifier',
   'report.command',
   'job',
+  'evaluate_file',
   'analysis',
   'compare',
 }
