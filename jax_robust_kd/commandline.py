@@ -74,8 +74,8 @@ PROCESSES = (
 MODEL = (
   Flag('model', 'MODEL', '', 'in place of a run of --workdir: file of weights, '
        'zoo:NAME or another run; --workdir is then a folder beside it'),
-  Flag('arch', 'NAME:FIELDS', '', 'of a file: wide_resnet:depth=34,width=10; or '
-       'as its keys say'),
+  Flag('arch', 'NAME:FIELDS', '', 'of a file: wide_resnet:depth=34,width=10; '
+       'or as its keys say'),
   Flag('data', 'NAME', '', "of a model's images, as config.data.name"),
   Flag('threat', 'NAME', '', 'as config.eval.threat: linf_8_255'),
   Flag('zoo', 'FOLDER', '', 'files of zoo:NAME; or JAX_ROBUST_KD_ZOO'),
