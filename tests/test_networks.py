@@ -6,6 +6,7 @@ import types
 from flax import nnx
 from helpers.saved_runs import save_run
 from helpers.torch_states import layout_state
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -244,3 +245,49 @@ def test_eval_asks_for_what_is_missing(capsys):
   assert 'give --data NAME' in capsys.readouterr().err
   assert entry.main(['jax-robust-kd', 'eval', '--config=rslad:digits']) == 2
   assert 'give --workdir FOLDER' in capsys.readouterr().err
+
+
+def test_a_file_of_pytorch_without_pytorch(tmp_path, capsys, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'torch', None)
+  (tmp_path / 'a.pt').write_bytes(b'PK')
+  assert evaluate(f'--model={tmp_path / "a.pt"}') == 2
+  assert 'pip install torch' in ' '.join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize('kind', ['pt', 'pth', 'ckpt', 'tar', 'safetensors'])
+def test_files_of_other_programs_are_teachers(tmp_path, digits, capsys, kind):
+  path = str(tmp_path / f'teacher.{kind}')
+  state = {k: v.astype(np.float16) for k, v in state_of().items()}
+  if kind == 'safetensors':
+    pytest.importorskip('safetensors.numpy').save_file(state, path)
+  else:
+    torch = pytest.importorskip('torch')
+    state = {f'module.{k}': torch.from_numpy(v) for k, v in state.items()}
+    torch.save({'epoch': 3, 'state_dict': state}, path)
+  teacher = networks.load_teacher(config(checkpoint=path), 'robust', digits)
+  model = models.build('small_resnet', 10, FIELDS)
+  expected = import_state(state_of(), model)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+    teacher.variables,
+    expected,
+  )
+  said = ' '.join(capsys.readouterr().out.split())
+  assert 'in float16: widened to float32' in said
+
+
+class Code:
+  def __init__(self, path):
+    self.path = path
+
+  def __reduce__(self):
+    return open, (self.path, 'w')
+
+
+def test_a_pickle_that_wants_to_run_code_does_not(tmp_path, capsys):
+  torch = pytest.importorskip('torch')
+  path, trace = str(tmp_path / 'bad.pt'), tmp_path / 'it_ran'
+  torch.save({'state_dict': Code(str(trace))}, path)
+  assert evaluate(f'--model={path}') == 2
+  assert 'would run code' in ' '.join(capsys.readouterr().err.split())
+  assert not trace.exists()
