@@ -3,20 +3,22 @@
 from functools import partial
 import json
 from pathlib import Path
+import re
 import shutil
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_robust_kd import data, job, main, models, settings
+from jax_robust_kd import __main__, data, job, main, models, settings
 from jax_robust_kd.config import load_config
 from jax_robust_kd.core import UserError
 from jax_robust_kd.evaluation import store
 from jax_robust_kd.runtime import imports
 from jax_robust_kd.training import build
 
-MINE = Path(__file__).parents[1] / 'helpers/own.py'
+ROOT = Path(__file__).parents[2]
+MINE = ROOT / 'tests/helpers/own.py'
 CONFIG = """
 from jax_robust_kd.config import base_config
 
@@ -180,3 +182,27 @@ def test_names():
 def test_a_partial_counts_with_what_it_fills_in():
   one, two = (imports.source_of(partial(np.save, file=i)) for i in (1, 2))
   assert one != two
+
+
+def test_the_page_says_how(tmp_path, monkeypatch):
+  """Its files, its config, its command and its call, one after the other."""
+  page = (ROOT / 'docs/extending.md').read_text()
+  blocks = re.findall(r'```python\n(.*?)```', page, re.DOTALL)
+  names = [re.match(r'# (\w+\.py)\n', block) for block in blocks]
+  for name, block in zip(names, blocks, strict=True):
+    lines = [line for line in block.splitlines() if line.strip()]
+    assert len(lines) <= 18
+    if name:
+      (tmp_path / name[1]).write_text(block)
+  (call,) = (b for n, b in zip(names, blocks, strict=True) if not n)
+  monkeypatch.syspath_prepend(tmp_path)
+  exec(call, {})
+  words = re.findall(r'^jax-robust-kd (train .*)$', page, re.MULTILINE)
+  monkeypatch.chdir(tmp_path)
+  few = ['optimizer.epochs=1', 'optimizer.warmup_epochs=0.0']
+  few += ['teacher.set.' + word for word in few]
+  flags = [f'--config.{word}' for word in [*few, 'student.width=4']]
+  assert __main__.main(['', *words[0].split(), *flags]) == 0
+  card = json.loads((tmp_path / 'runs/mine/results.json').read_text())
+  assert (card['name'], card['architecture']) == ('mine', 'Mine')
+  assert set(card['accuracy']) == {'strong-20x2', 'pgd-20'}

@@ -19,6 +19,7 @@ from jax_robust_kd.attacks.packing import check_inside
 from jax_robust_kd.core import AXIS, LossOutput, Method, gather, no_memory
 from jax_robust_kd.methods import METHODS
 from jax_robust_kd.runtime import checkpoint, parallel
+from jax_robust_kd.training.contract import check_method, on_one_device
 from jax_robust_kd.training.step import train_step
 
 # Arguments that make another program of a method, or a smaller one of IGAM's
@@ -82,10 +83,6 @@ def sloped(step: Callable) -> Callable:
     return new, {**metrics, 'teachers': jax.lax.pmean(slopes, AXIS)}
 
   return stepping
-
-
-def on_one_device(step: Callable) -> Callable:
-  return jax.vmap(step, in_axes=(None, None, 0), out_axes=None, axis_name=AXIS)
 
 
 @pytest.fixture(scope='module', params=CASES)
@@ -247,3 +244,47 @@ def test_memory_of_one_device_alone_is_refused(digits):
   assert memory_after(gather).shape == (16, 8, 8, 1)
   with pytest.raises(ValueError):
     memory_after(lambda image: image)
+
+
+def broken(**changes) -> Method:
+  """A method whose loss is changed: {field: (batch, output) -> value}."""
+  method = METHODS['rslad']()
+
+  def loss(ctx, batch, adv):
+    out = method.loss(ctx, batch, adv)
+    return out._replace(**{k: f(batch, out) for k, f in changes.items()})
+
+  return method._replace(loss=loss)
+
+
+@pytest.mark.slow  # tests/config/test_own.py checks one by default
+def test_one_call_checks_a_method():
+  check_method(METHODS['rslad']())
+
+
+def reversed_gradient(batch, out):
+  return 2 * jax.lax.stop_gradient(out.loss) - out.loss
+
+
+BROKEN = {
+  'differs between devices': broken(
+    memory=lambda batch, _: {'last': batch.image.mean()}
+  )._replace(init_memory=lambda *_: {'last': jnp.zeros(())}),
+  'a number is not finite': broken(loss=lambda _, out: out.loss + jnp.nan),
+  'the loss does not fall': broken(loss=reversed_gradient),
+  "no gradient reaches a trained weight: \\['heads'\\]": broken()._replace(
+    init_heads=lambda *_: {'unused': jnp.ones(3)}
+  ),
+}
+
+
+@pytest.mark.parametrize(
+  'sentence',
+  [
+    pytest.param(sentence, marks=pytest.mark.slow if i else ())
+    for i, sentence in enumerate(BROKEN)
+  ],
+)
+def test_one_call_finds_what_is_wrong(sentence):
+  with pytest.raises(AssertionError, match=sentence):
+    check_method(BROKEN[sentence])
