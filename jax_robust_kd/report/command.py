@@ -16,6 +16,7 @@ from jax_robust_kd.report.reading import RunFiles, read_run
 from jax_robust_kd.report.table import as_csv, find_runs
 from jax_robust_kd.runtime import console
 from jax_robust_kd.runtime.files import read_json
+from jax_robust_kd.runtime.imports import short
 from jax_robust_kd.threat import make_budget
 from jax_robust_kd.training.build import load_data
 from jax_robust_kd.workdir import find_workdir, read_config
@@ -111,7 +112,8 @@ def _curves(
   if budget.norm not in ('linf', 'l2'):
     return {}
   folders = {run.label: run.folder}
-  for label, name in (('teacher', 'teacher'), (c.baseline, c.baseline)):
+  baseline = short(c.baseline)
+  for label, name in (('teacher', 'teacher'), (baseline, baseline)):
     if name and (run.folder / name / 'results.json').exists():
       folders[label] = run.folder / name
   curves = {}

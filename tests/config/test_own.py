@@ -85,6 +85,16 @@ def test_a_run_of_ones_own_is_trained_and_evaluated_again(config, capsys):
   assert 'there is no file' in capsys.readouterr().err
 
 
+def test_a_baseline_of_ones_own_has_a_folder_of_its_name(config):
+  c = settings.read(str(config), ['--config.baseline=mine.py:weighted'])
+  plan = job.make_plan(c, Path('runs/q'))
+  assert [(str(folder), label) for _, folder, label in plan] == [
+    ('runs/q', 'method'),
+    ('runs/q/weighted', 'weighted'),
+  ]
+  assert plan[1][0].method.name == f'{config.parent}/mine.py:weighted'
+
+
 def test_ones_own_is_importable_too(config, monkeypatch):
   monkeypatch.syspath_prepend(config.parent)
   (config.parent / 'mine_too.py').write_text(MINE.read_text())
