@@ -178,6 +178,11 @@ def load_file(
     listed = {'mean': teacher.mean, 'std': teacher.std} if teacher else {}
     fields = {**listed, **recognize.normalization(state), **found.fields}
     found = found._replace(fields=fields)
+    if not teacher and 'mean' not in fields:
+      console.say(
+        f'{path}: neither its keys nor {arch!r} name mean and std: it is given '
+        'pixels in [0, 1]'
+      )
   module, variables = recognize.fit(path, state, found, console.say)
   name = found.name if found else recognize.recognize(state).name
   module = module.clone(dtype=jnp.dtype(precision))

@@ -62,7 +62,10 @@ def test_its_architecture_can_be_given(file, digits, capsys):
   teacher = networks.load_teacher(c, 'robust', digits)
   assert teacher.module is not None
   assert (teacher.module.activation, teacher.module.mean) == ('swish', (0.5,))
-  assert 'assumed' not in capsys.readouterr().out
+  assert not capsys.readouterr().out
+  c.teacher.arch = 'small_resnet:depth=8,width=2'
+  networks.load_teacher(c, 'robust', digits)
+  assert 'name mean and std: it is given' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
