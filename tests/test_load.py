@@ -102,10 +102,10 @@ def test_it_is_attacked_and_checked_as_it_is(model, named):
   )  # fmt: skip
   assert found.correct['clean'].all()
   assert found.correct['robust'].shape == (20,)
-  effort = checks.FULL._replace(num_images=4, num_steps=2, num_queries=3)
+  options = checks.Options(num_images=4, num_steps=2, num_queries=3)
   report = checks.run(
-    model.as_partial(), raw, labels, budget=Budget('linf', 0.03, 0.01),
-    effort=effort,
+    model, raw, labels, budget=Budget('linf', 0.03, 0.01),
+    options=options,
   )  # fmt: skip
   assert next(c for c in report if c.name == 'clean').level == 'green'
 

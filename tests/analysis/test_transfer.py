@@ -255,7 +255,7 @@ def mistakes(root, digits):
   save_run(root / 'alone', digits, 0, method=alone)
   label = np.arange(400) % 10
   for name, shape in (('large', (16, 16, 1)), ('colour', (8, 8, 3))):
-    image = np.zeros((400, *shape), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (400, *shape), np.uint8)
     np.savez(root / f'{name}.npz', image=image, label=label)
   return root
 
